@@ -1,0 +1,287 @@
+"""Starts a command from gin files: the only package that knows gin.
+
+A command is a plain function. Its module's main is `launch.run("hyperjax.train", "train", argv)`,
+which imports the function under its real name (a gin file can name it, also from another command),
+reads gin files and bindings, and calls the function with the arguments that they configure:
+
+    from __gin__ import dynamic_registration
+    from hyperjax import train
+    TRAIN_STEPS = %gin.REQUIRED  # optimizer steps of this run
+    train.train.steps = %TRAIN_STEPS
+
+Order: model, system, run, then the command line; what is read later wins. A gin file is looked for
+as given, in --gin_search_paths, among the files that come with hyperjax, and beside the file that
+includes it. `arguments`, `values` and `configured` give another command what a run was configured
+with, without touching the configuration that the command itself runs under.
+"""
+
+import contextlib
+import copy
+import inspect
+import os
+import shlex
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from etils import epath
+
+import gin
+import hyperjax
+from gin import config as gin_config
+from hyperjax.launch import command_line
+from hyperjax.launch.reader import DYNAMIC, Reader, first_line, import_module, nearest, resolve
+
+__all__ = ["arguments", "config_of", "configured", "parse", "run", "values"]
+
+
+# ---- What a configuration says ------------------------------------------------------------------
+
+
+def parse(
+  files: Sequence[str | os.PathLike],
+  bindings: Sequence[str] = (),
+  *,
+  search_paths: Sequence[str] = (),
+  module: str | None = None,
+) -> Reader:
+  """Reads gin files, then NAME=VALUE bindings, into an emptied configuration.
+
+  Args:
+    files: names of gin files, in order; later ones win.
+    bindings: "NAME=VALUE" or "module.Class.field=VALUE"; applied last.
+    search_paths: folders to look for gin files in.
+    module: a module whose short name the bindings may use without a file having imported it.
+
+  Returns the reader; call its check() before using the configuration. Raises ValueError or
+  FileNotFoundError that names file and line.
+  """
+  gin.clear_config()
+  reader = Reader(search_paths)
+  for file in files:
+    reader.read_file(os.fspath(file))
+  for binding in bindings:
+    reader.read_binding(binding, module)
+  return reader
+
+
+@contextlib.contextmanager
+def _isolated() -> Iterator[None]:
+  """Gives a block a gin configuration of its own and puts the caller's back afterwards."""
+  state = (gin_config._CONFIG, gin_config._IMPORTS, gin_config._OPERATIVE_CONFIG)
+  state += (gin_config._SINGLETONS,)
+  saved, locked = [copy.copy(part) for part in state], gin.config_is_locked()
+  try:
+    yield
+  finally:
+    gin.clear_config()
+    for part, content in zip(state, saved, strict=True):
+      part.update(content)
+    gin_config._set_config_is_locked(locked)
+
+
+def registered(module: str, function: str) -> Callable:
+  """Returns a module's function, known to gin from now on."""
+  with gin_config._parse_scope() as context:
+    context.process_import(DYNAMIC)
+    short = import_module(context, module)
+    return resolve(context, f"{short}.{function}").wrapped
+
+
+def call_arguments(function: Callable) -> dict[str, Any]:
+  """Returns the configured arguments of a function, references resolved."""
+  try:
+    return gin.get_bindings(function)
+  except TypeError as error:
+    if "required" not in str(error) or "argument" not in str(error):
+      raise
+    raise ValueError(f"{first_line(error)}; set it in a gin file.") from error
+
+
+def arguments(
+  files: Sequence[str | os.PathLike],
+  module: str,
+  function: str,
+  *,
+  bindings: Sequence[str] = (),
+  search_paths: Sequence[str] = (),
+) -> dict[str, Any]:
+  """Returns the keyword arguments that gin files give a function, or a class, of a module.
+
+  Objects that it refers to as @module.Class() are constructed, anew at each call. A reference
+  without () would be called later, under the caller's configuration: write files accordingly.
+  """
+  with _isolated():
+    reader = parse(files, bindings, search_paths=search_paths, module=module)
+    target = registered(module, function)
+    reader.check()
+    gin.finalize()
+    return call_arguments(target)
+
+
+def configured(
+  folder: str | os.PathLike, module: str, function: str, *, bindings: Sequence[str] = ()
+) -> dict[str, Any]:
+  """Returns the keyword arguments that a run's own config.gin gave its function."""
+  return arguments([config_of(folder)], module, function, bindings=bindings)
+
+
+def values(
+  files: Sequence[str | os.PathLike],
+  names: Sequence[str],
+  *,
+  bindings: Sequence[str] = (),
+  search_paths: Sequence[str] = (),
+) -> dict[str, Any]:
+  """Returns {name: value} of macros and of parameters (module.function.parameter) in gin files.
+
+  References are resolved as in `arguments`. Raises ValueError for a name that is not set.
+  """
+  with _isolated():
+    reader = parse(files, bindings, search_paths=search_paths)
+    reader.check()
+    gin.finalize()
+    return {name: copy.deepcopy(_bound(name, reader)) for name in names}
+
+
+def _bound(name: str, reader: Reader) -> Any:
+  if name in reader.set:
+    return gin.query_parameter(f"{name}/gin.macro.value")
+  if "." in name:
+    return gin.query_parameter(name)
+  raise ValueError(f"macro '{name}' is not set.{nearest(name, list(reader.set))}")
+
+
+def config_of(folder: str | os.PathLike) -> str:
+  """Returns the path of a run's config.gin; raises FileNotFoundError if the folder has none."""
+  path = epath.Path(folder) / "config.gin"
+  if not path.exists():
+    raise FileNotFoundError(f"{os.fspath(folder)} is not the folder of a run: no config.gin in it.")
+  return os.fspath(path)
+
+
+# ---- Running ------------------------------------------------------------------------------------
+
+
+def write_whole(folder: str | os.PathLike, name: str, text: str) -> None:
+  """Writes a text file, whole or not at all; the folder may be a bucket."""
+  target = epath.Path(folder) / name
+  target.parent.mkdir(parents=True, exist_ok=True)
+  if "://" in os.fspath(target):  # an object in a bucket appears whole
+    target.write_text(text)
+    return
+  handle, temporary = tempfile.mkstemp(dir=folder, prefix=f".{name}.")
+  with os.fdopen(handle, "w") as file:
+    file.write(text)
+  os.chmod(temporary, 0o644)
+  os.replace(temporary, target)
+
+
+def run(
+  module: str,
+  function: str,
+  argv: Sequence[str] | None = None,
+  *,
+  folder: str = "MODEL_DIR",
+  flags: Mapping[str, str] | None = None,
+) -> int:
+  """Runs a command: reads the command line and gin files, calls the function, returns its status.
+
+  Writes config.gin (the whole configuration; naming it as the only --gin_file repeats the run) and
+  config-operative.gin (what was used, with Python's defaults) into the run's folder before the
+  call; the second once more after it.
+
+  Args:
+    module: the command's module by its real name, "hyperjax.train".
+    function: the function in it; it gets `dry_run` if it has a parameter of that name.
+    argv: arguments; the process's own if None.
+    folder: the macro that names the folder of the run.
+    flags: {parameter of the function: what it means}: `--out X` binds the parameter out.
+
+  Returns:
+    What the function returns if that is a number, else 0; 2 where the input was refused. An error
+    in the input is one message, not a traceback, unless --debug is given.
+  """
+  argv = list(sys.argv[1:] if argv is None else argv)
+  try:
+    return _run(module, function, argv, folder, flags or {})
+  except Exception as error:
+    if "--debug" in argv or not command_line.raised_by_us(error, module):
+      raise
+    print(f"error: {command_line.describe(error)}", file=sys.stderr)
+    return 2
+
+
+def _run(
+  module: str, function: str, argv: list[str], folder: str, flags: Mapping[str, str]
+) -> int:
+  options, bindings = command_line.parse(argv, module, flags)
+  short = module.rsplit(".", 1)[-1]
+  for name in flags:
+    if (value := getattr(options, name)) is not None:
+      bindings.append(f"{short}.{function}.{name}={value!r}")
+  reader = parse(options.gin_file, bindings, search_paths=options.gin_search_paths, module=module)
+  target = registered(module, function)
+  if options.help:
+    print(command_line.help_text(options, module, target, reader.macros()), end="")
+    return 0
+  reader.check()
+  gin.finalize()
+  config = header(module, argv) + gin.config_str(max_line_length=100)
+  given = call_arguments(target)
+  signature = inspect.signature(target)
+  lacking = [
+    name
+    for name, parameter in signature.parameters.items()
+    if parameter.default is parameter.empty
+    and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+    and name not in (*given, "dry_run")
+  ]
+  if lacking:
+    raise ValueError(
+      f"{module}.{function} needs {', '.join(lacking)}: name the gin files that set "
+      f"them, or give --gin.{short}.{function}.{lacking[0]}=VALUE. See --help."
+    )
+  if "dry_run" in signature.parameters:
+    given["dry_run"] = options.dry_run
+  elif options.dry_run:
+    print(config, end="")
+    return 0
+  run_folder = None if options.dry_run or folder not in reader.set else macro_value(folder)
+  with _recorded(run_folder, config, target):
+    status = target(**given)
+  return status if isinstance(status, int) and not isinstance(status, bool) else 0
+
+
+def macro_value(name: str) -> Any:
+  """Returns the value of a macro of the current configuration."""
+  return copy.deepcopy(gin.query_parameter(f"{name}/gin.macro.value"))
+
+
+def header(module: str, argv: Sequence[str]) -> str:
+  """Returns the comment on top of config.gin: how it came to be, how to repeat it."""
+  return (
+    f"# The whole configuration of a run, written by hyperjax {hyperjax.__version__}:\n"
+    f"#   python -m {module} {shlex.join(argv)}\n"
+    f"# To repeat it: python -m {module} --gin_file=THIS_FILE\n\n"
+  )
+
+
+@contextlib.contextmanager
+def _recorded(folder: str | None, config: str, target: Callable) -> Iterator[None]:
+  """Writes config.gin and config-operative.gin around a call, unless there is no folder."""
+  if folder is None:
+    yield
+    return
+  # The function is called with its arguments already resolved, so gin has no record of it.
+  selector = gin_config._inverse_lookup(target).selector
+  bound = gin.get_bindings(target, resolve_references=False)
+  defaults = gin_config._get_default_configurable_parameter_values(target, None, None)
+  gin_config._OPERATIVE_CONFIG[("", selector)] = defaults | bound
+  write_whole(folder, "config.gin", config)
+  write_whole(folder, "config-operative.gin", gin.operative_config_str(max_line_length=100))
+  try:
+    yield
+  finally:
+    write_whole(folder, "config-operative.gin", gin.operative_config_str(max_line_length=100))

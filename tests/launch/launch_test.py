@@ -1,0 +1,497 @@
+"""Commands started from real gin files in temporary folders; every error message is read."""
+
+import dataclasses
+import importlib
+import os
+import pathlib
+import subprocess
+import sys
+import textwrap
+
+import gin
+import pytest
+
+from hyperjax import launch
+from hyperjax.launch import command_line
+
+TOY = {
+  "toy_project/__init__.py": "",
+  "toy_project/model.py": """
+    import dataclasses
+
+    @dataclasses.dataclass(frozen=True)
+    class Model:
+      width: int
+      depth: int = 2
+      name: str = "small"
+
+      def __post_init__(self):
+        if not isinstance(self.width, int):
+          raise ValueError(f"Model.width is {self.width!r}; it must be an int.")
+    """,
+  "toy_project/train.py": '''
+    """A command."""
+    import json
+
+    CALLS = []
+
+    def train(model, steps: int, model_dir: str, rates=(0.1,), out: str = "", dry_run=False):
+      """Trains the toy.
+
+      More words.
+      """
+      CALLS.append(dict(model=model, steps=steps, model_dir=model_dir, rates=rates, out=out,
+                        dry_run=dry_run))
+      if steps == 13:
+        raise ValueError("steps: 13 brings bad luck.")
+      if steps == 14:
+        json.loads("{")
+      if steps == 15:
+        open("/nowhere/at/all")
+      return 3 if steps == 3 else None
+
+    def show(steps=1):
+      CALLS.append(steps)
+    ''',
+}
+
+MODEL = """
+from __gin__ import dynamic_registration
+from toy_project import model
+
+MODEL = @model.Model()
+WIDTH = 8
+model.Model.width = %WIDTH
+"""
+
+RUN = """
+# Trains the toy.
+from __gin__ import dynamic_registration
+from toy_project import train
+
+MODEL_DIR = %gin.REQUIRED  # the folder that the run writes to
+# Optimizer steps of this run.
+TRAIN_STEPS = %gin.REQUIRED
+RATES = (0.5, 1e-3)
+
+train.train:
+  model = %MODEL
+  steps = %TRAIN_STEPS
+  model_dir = %MODEL_DIR
+  rates = %RATES
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def toy(tmp_path_factory):
+  """A project that exists under a real module name, as gin needs it."""
+  root = tmp_path_factory.mktemp("project")
+  for name, text in TOY.items():
+    path = root / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(textwrap.dedent(text))
+  sys.path.insert(0, str(root))
+  yield importlib.import_module("toy_project.train")
+  sys.path.remove(str(root))
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+  """A folder with gin files, as the working directory."""
+  (tmp_path / "model.gin").write_text(MODEL)
+  (tmp_path / "run.gin").write_text(RUN)
+  monkeypatch.chdir(tmp_path)
+  return tmp_path
+
+
+def start(*argv, function="train", **options):
+  return launch.run("toy_project.train", function, list(argv), **options)
+
+
+def settings(folder="out", steps=5):
+  return [
+    "--gin_file=model.gin",
+    "--gin_file=run.gin",
+    f"--gin.MODEL_DIR={folder}",
+    f"--gin.TRAIN_STEPS={steps}",
+  ]
+
+
+def refused(capsys, *argv, **options):
+  """Returns the message of a command that was refused."""
+  assert start(*argv, **options) == 2
+  captured = capsys.readouterr()
+  assert captured.err.startswith("error: ")
+  assert "Traceback" not in captured.err
+  return captured.err.removeprefix("error: ").rstrip("\n")
+
+
+class TestValues:
+  def test_the_function_gets_what_the_files_say(self, files, toy):
+    assert start(*settings()) == 0
+    call = toy.CALLS[-1]
+    assert (call["model"].width, call["model"].depth) == (8, 2)
+    assert call["steps"] == 5 and call["model_dir"] == "out" and call["rates"] == (0.5, 1e-3)
+    assert call["dry_run"] is False
+
+  def test_a_later_file_wins_and_the_command_line_wins_last(self, files, toy):
+    (files / "wide.gin").write_text("WIDTH = 16\n")
+    start(*settings(), "--gin_file", "wide.gin")
+    assert toy.CALLS[-1]["model"].width == 16
+    start("--gin.WIDTH=32", *settings(), "--gin_file=wide.gin")
+    assert toy.CALLS[-1]["model"].width == 32
+
+  @pytest.mark.parametrize(
+    ("given", "value"),
+    [
+      ("/a/b c", "/a/b c"),
+      ('"/a"', "/a"),
+      ("gs://bucket/run", "gs://bucket/run"),
+      ("./here", "./here"),
+      ("a#b", "a#b"),
+      ("it's", "it's"),
+      ("None", None),
+      ("7", 7),
+    ],
+  )
+  def test_a_text_needs_no_quotes_if_it_is_no_gin_value(self, files, toy, given, value):
+    start(*settings(), f"--gin.train.train.out={given}")
+    assert toy.CALLS[-1]["out"] == value
+
+  def test_a_value_may_follow_as_an_argument_of_its_own(self, files, toy):
+    start(*settings(), "--gin.train.train.out", "x=y")
+    assert toy.CALLS[-1]["out"] == "x=y"
+
+  @pytest.mark.parametrize("given", ["2*16", "[1, 2", "'open", "-3 apples", "%WIDTH + 1"])
+  def test_what_only_resembles_a_value_is_refused(self, files, capsys, given):
+    message = refused(capsys, *settings(), f"--gin.WIDTH={given}")
+    assert message.startswith(f"--gin.WIDTH={given} is not a value that gin knows (a text with ")
+    assert message.endswith("Gin has no arithmetic.")
+
+  def test_misspelt_keywords_do_not_become_texts(self, files, capsys):
+    assert refused(capsys, *settings(), "--gin.WIDTH=false") == "--gin.WIDTH=false: write False."
+    assert refused(capsys, *settings(), "--gin.WIDTH=null") == "--gin.WIDTH=null: write None."
+
+  def test_parameters_of_modules_that_no_file_imports(self, files, toy):
+    assert start("--gin.train.show.steps=4", function="show") == 0
+    assert toy.CALLS[-1] == 4
+
+  def test_flags_are_parameters_of_the_function(self, files, toy):
+    flags = {"out": "where to"}
+    start(*settings(), "--out", "12", flags=flags)
+    assert toy.CALLS[-1]["out"] == "12"
+    start(*settings("other"), flags=flags)
+    assert toy.CALLS[-1]["out"] == ""
+
+  def test_status_is_returned(self, files):
+    assert start(*settings(steps=3)) == 3
+
+  def test_two_runs_in_one_process_do_not_mix(self, files, toy):
+    start(*settings(), "--gin.model.Model.depth=9")
+    start(*settings())
+    assert toy.CALLS[-1]["model"].depth == 2
+
+  def test_tfds_data_dir_reaches_the_environment(self, files, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", "before")
+    start(*settings(), "--tfds_data_dir=/data")
+    assert os.environ["TFDS_DATA_DIR"] == "/data"
+
+
+class TestFiles:
+  def test_search_paths_and_includes(self, files, toy, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "models").mkdir()
+    (elsewhere / "models" / "big.gin").write_text("include 'models/base.gin'\nWIDTH = 64\n")
+    (elsewhere / "models" / "base.gin").write_text(MODEL)
+    argv = [a.replace("model.gin", "gin/models/big.gin") for a in settings()]
+    assert start(*argv, f"--gin_search_paths=/none,{elsewhere}") == 0
+    assert toy.CALLS[-1]["model"].width == 64
+
+  def test_a_file_beside_the_including_file_is_found(self, files, toy):
+    (files / "sub").mkdir()
+    (files / "sub" / "a.gin").write_text("include 'b.gin'\n")
+    (files / "sub" / "b.gin").write_text("WIDTH = 3\n")
+    start(*settings(), "--gin_file=sub/a.gin")
+    assert toy.CALLS[-1]["model"].width == 3
+
+  def test_files_of_an_installed_package(self, files, toy, monkeypatch, tmp_path):
+    package = tmp_path / "site-packages" / "hyperjax"
+    (package / "configs" / "models").mkdir(parents=True)
+    (package / "configs" / "models" / "carried.gin").write_text(MODEL)
+    monkeypatch.setattr(command_line.hyperjax, "__file__", str(package / "__init__.py"))
+    assert command_line.library_files() == ["models/carried.gin"]
+    for name in ("models/carried.gin", "gin/models/carried.gin"):
+      assert start(*[a.replace("model.gin", name) for a in settings()]) == 0
+
+  def test_files_of_a_checkout(self, monkeypatch, tmp_path):
+    (tmp_path / "setup.py").write_text("")
+    (tmp_path / "gin" / "runs").mkdir(parents=True)
+    (tmp_path / "gin" / "runs" / "a.gin").write_text("")
+    monkeypatch.setattr(command_line.hyperjax, "__file__", str(tmp_path / "hyperjax" / "x.py"))
+    for name in ("runs/a.gin", "gin/runs/a.gin"):
+      assert command_line.find(name).resolve() == (tmp_path / "gin/runs/a.gin").resolve()
+
+  def test_a_missing_file_names_the_nearest(self, files, capsys):
+    message = refused(capsys, "--gin_file=modle.gin")
+    assert message.startswith("gin file 'modle.gin' does not exist. Did you mean 'model.gin'? ")
+    assert str(files) in message
+
+  def test_a_file_of_that_name_elsewhere_is_named(self, files, capsys):
+    (files / "more" / "models").mkdir(parents=True)
+    (files / "more" / "models" / "z.gin").write_text("")
+    message = refused(capsys, "--gin_file=runs/z.gin", "--gin_search_paths=more")
+    assert "Did you mean 'models/z.gin'?" in message
+
+  def test_a_missing_include_names_the_including_file(self, files, capsys):
+    (files / "a.gin").write_text("include 'nothing_like_it.gin'\n")
+    message = refused(capsys, "--gin_file=a.gin")
+    assert message.startswith(
+      "gin file 'nothing_like_it.gin' (included by a.gin) does not exist."
+    )
+
+  def test_a_circle_of_includes(self, files, capsys):
+    (files / "a.gin").write_text("include 'b.gin'\n")
+    (files / "b.gin").write_text("\ninclude 'a.gin'\n")
+    assert refused(capsys, "--gin_file=a.gin") == "b.gin, line 2: a.gin includes itself."
+
+  def test_nothing_is_logged_and_a_bare_process_works(self, files, toy):
+    script = (
+      "from hyperjax import launch; import sys;"
+      f"sys.exit(launch.run('toy_project.train', 'train', {settings()!r}))"
+    )
+    paths = [str(pathlib.Path(toy.__file__).parents[1]), str(pathlib.Path.cwd())]
+    paths.append(str(pathlib.Path(launch.__file__).parents[2]))
+    result = subprocess.run(
+      [sys.executable, "-c", script],
+      env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+      capture_output=True,
+      text=True,
+    )
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+class TestRefusals:
+  def test_all_that_is_missing_at_once_with_its_meaning(self, files, capsys):
+    message = refused(capsys, "--gin_file=model.gin", "--gin_file=run.gin")
+    assert message == (
+      "MODEL_DIR, TRAIN_STEPS must be set, for example --gin.MODEL_DIR=VALUE:\n"
+      "  MODEL_DIR: the folder that the run writes to\n"
+      "  TRAIN_STEPS: Optimizer steps of this run."
+    )
+
+  def test_a_required_parameter(self, files, capsys):
+    (files / "more.gin").write_text(
+      "from __gin__ import dynamic_registration\nfrom toy_project import model\n"
+      "model.Model.depth = %gin.REQUIRED\n"
+    )
+    message = refused(capsys, *settings(), "--gin_file=more.gin")
+    assert message.startswith("Model.depth must be set")
+
+  def test_a_run_file_that_comes_after_a_setting_is_explained(self, files, capsys):
+    (files / "steps.gin").write_text("\nTRAIN_STEPS = 4\n")
+    argv = ["--gin_file=steps.gin", *settings()[:-1]]
+    message = refused(capsys, *argv)
+    assert "(set in steps.gin, line 2, but run.gin, line 8, which is read later" in message
+
+  def test_a_macro_that_nothing_uses(self, files, capsys):
+    message = refused(capsys, *settings(), "--gin.TRAIN_STEP=5")
+    assert message == (
+      "TRAIN_STEP is set (--gin.TRAIN_STEP) but never used. Did you mean 'TRAIN_STEPS'?"
+    )
+
+  def test_a_macro_that_nothing_sets(self, files, capsys):
+    message = refused(capsys, *settings(), "--gin.train.train.out=%MODEL_DIRS")
+    assert message == (
+      "%MODEL_DIRS is used (--gin.train.train.out) but set nowhere. Did you mean 'MODEL_DIR'?"
+    )
+
+  @pytest.mark.parametrize(
+    ("line", "message"),
+    [
+      ("train.train.stepz = 1", "train.train has no parameter 'stepz'. Did you mean 'steps'?"),
+      ("train.trian.steps = 1", "'train.trian': train has no 'trian'. Did you mean 'train'?"),
+      ("trian.train.steps = 1", "'trian' is not imported in this file. Did you mean 'train'?"),
+      ("train.train.out = @train.shwo()", "'train.shwo': train has no 'shwo'. Did you mean 'show'?"),
+      ("train.CALLS.x = 1", "'train.CALLS' is a list, not a function or a class."),
+      ("train.tarin:\n  steps = 1", "'train.tarin': train has no 'tarin'. Did you mean 'train'?"),
+      ("train.train:\n  stepz = 1", "train.train has no parameter 'stepz'. Did you mean 'steps'?"),
+      (
+        "from toy_project import modle",
+        "cannot import toy_project.modle: No module named 'toy_project.modle'. "
+        "Did you mean 'model'?",
+      ),
+      ("X = 2 * 16", "Expected newline. Read: X = 2 * 16"),
+      ("X Y", "Couldn't parse statement, expected ':' or '='. Read: X Y"),
+    ],
+  )
+  def test_a_wrong_line_is_named(self, files, capsys, line, message):
+    text = f"from __gin__ import dynamic_registration\nfrom toy_project import train\n{line}\n"
+    (files / "bad.gin").write_text(text)
+    number = 4 if line == "train.train:\n  stepz = 1" else 3
+    assert refused(capsys, "--gin_file=bad.gin") == f"bad.gin, line {number}: {message}"
+
+  def test_an_error_in_an_included_file_is_placed_there_once(self, files, capsys):
+    (files / "a.gin").write_text("include 'b.gin'\n")
+    (files / "b.gin").write_text("\n\nx.y.z = 1\n")
+    assert refused(capsys, "--gin_file=a.gin") == (
+      "b.gin, line 3: 'x.y' is unknown: a file that configures functions begins with "
+      "'from __gin__ import dynamic_registration' and imports the modules that it names."
+    )
+
+  def test_an_unclosed_bracket(self, files, capsys):
+    (files / "a.gin").write_text("\nX = [1, 2\n")
+    assert refused(capsys, "--gin_file=a.gin").startswith("a.gin, line ")
+
+  @pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+      ("--gin.=3", "'--gin.=3' is not of the form --gin.NAME=VALUE."),
+      ("--gin.WIDTH=", "--gin.WIDTH has no value; an empty text is written as \"''\"."),
+      ("--gin.WIDTH", "--gin.WIDTH has no value; an empty text is written as \"''\"."),
+      ("--gin_fiel=x", "unknown flag '--gin_fiel=x'. Did you mean 'gin_file'? See --help."),
+      ("model.gin", "unknown argument 'model.gin'. See --help."),
+      ("--gin_file", "argument --gin_file: expected one argument. See --help."),
+    ],
+  )
+  def test_a_wrong_flag(self, files, capsys, argument, message):
+    assert refused(capsys, argument) == message
+
+  def test_arguments_that_nothing_sets(self, files, capsys):
+    message = refused(capsys, "--gin.train.train.steps=3")
+    assert message == (
+      "toy_project.train.train needs model, model_dir: name the gin files that set them, or give "
+      "--gin.train.train.model=VALUE. See --help."
+    )
+
+  def test_a_constructor_that_lacks_an_argument(self, files, capsys):
+    (files / "bare.gin").write_text(MODEL.replace("model.Model.width = %WIDTH", "").replace(
+      "WIDTH = 8", ""))
+    message = refused(capsys, *[a.replace("model.gin", "bare.gin") for a in settings()])
+    assert "'width'" in message and "\n" not in message and "set it in a gin file" in message
+
+  def test_a_constructor_that_refuses(self, files, capsys):
+    message = refused(capsys, *settings(), "--gin.WIDTH=wide")
+    assert message == "Model.width is 'wide'; it must be an int."
+
+  def test_the_function_refuses_its_input(self, files, capsys):
+    assert refused(capsys, *settings(steps=13)) == "steps: 13 brings bad luck."
+    assert "No such file" in refused(capsys, *settings(steps=15))
+
+  def test_debug_shows_the_traceback(self, files):
+    with pytest.raises(ValueError, match="bad luck"):
+      start(*settings(steps=13), "--debug")
+
+  def test_an_error_below_our_code_keeps_its_traceback(self, files):
+    with pytest.raises(ValueError, match="Expecting property name"):
+      start(*settings(steps=14))
+
+
+class TestRecords:
+  def test_config_repeats_the_run(self, files, toy):
+    words = " ".join(f"word{i}" for i in range(60))
+    start(*settings(), f"--gin.train.train.out={words}", "--gin.model.Model.name=a 'b' \"c\"")
+    first = toy.CALLS[-1]
+    text = (files / "out" / "config.gin").read_text()
+    assert "include" not in text
+    assert "--gin_file=model.gin --gin_file=run.gin" in text
+    for name in ("model.gin", "run.gin"):
+      (files / name).unlink()
+    assert start("--gin_file=out/config.gin") == 0
+    assert toy.CALLS[-1] == first and first["out"] == words
+    again = (files / "out" / "config.gin").read_text()
+    assert again.split("\n\n", 1)[1] == text.split("\n\n", 1)[1]
+
+  def test_config_can_be_overridden_again(self, files, toy):
+    start(*settings())
+    start("--gin_file=out/config.gin", "--gin.TRAIN_STEPS=6", "--gin.MODEL_DIR=next")
+    assert toy.CALLS[-1]["steps"] == 6 and (files / "next" / "config.gin").exists()
+
+  def test_operative_records_defaults_and_is_there_if_the_function_fails(self, files):
+    assert start(*settings(steps=13)) == 2
+    text = (files / "out" / "config-operative.gin").read_text()
+    assert "model.Model.depth = 2" in text and "model.Model.width = %WIDTH" in text
+    assert "train.train.out = ''" in text and "train.train.steps = %TRAIN_STEPS" in text
+
+  def test_only_whole_files_are_left(self, files):
+    start(*settings())
+    assert sorted(p.name for p in (files / "out").iterdir()) == [
+      "config-operative.gin",
+      "config.gin",
+    ]
+
+  def test_dry_run_writes_nothing(self, files, toy):
+    assert start(*settings(), "--dry_run") == 0
+    assert toy.CALLS[-1]["dry_run"] is True and not (files / "out").exists()
+
+  def test_dry_run_of_a_function_that_knows_none_prints_the_configuration(
+    self, files, toy, capsys
+  ):
+    before = len(toy.CALLS)
+    assert start("--gin.train.show.steps=4", "--dry_run", function="show") == 0
+    assert len(toy.CALLS) == before and "train.show.steps = 4" in capsys.readouterr().out
+
+  def test_another_macro_may_name_the_folder(self, files):
+    start(*settings(), "--gin.train.train.out=%EVAL_DIR", "--gin.EVAL_DIR=report",
+          folder="EVAL_DIR")
+    assert (files / "report" / "config.gin").exists() and not (files / "out").exists()
+
+
+class TestQueries:
+  def test_configured_gives_what_the_run_got(self, files, toy):
+    start(*settings())
+    given = launch.configured("out", "toy_project.train", "train")
+    call = toy.CALLS[-1]
+    assert given == {k: call[k] for k in ("model", "steps", "model_dir", "rates")}
+    moved = launch.configured("out", "toy_project.train", "train", bindings=["MODEL_DIR='x'"])
+    assert moved["model_dir"] == "x"
+
+  def test_configured_refuses_other_folders(self, files):
+    with pytest.raises(FileNotFoundError, match="out is not the folder of a run: no config.gin"):
+      launch.configured("out", "toy_project.train", "train")
+
+  def test_values_of_macros_and_parameters(self, files):
+    start(*settings())
+    found = launch.values(["out/config.gin"], ["MODEL", "TRAIN_STEPS", "train.train.rates"])
+    assert dataclasses.asdict(found.pop("MODEL")) == {"width": 8, "depth": 2, "name": "small"}
+    assert found == {"TRAIN_STEPS": 5, "train.train.rates": (0.5, 1e-3)}
+
+  def test_values_of_an_unknown_macro(self, files):
+    start(*settings())
+    with pytest.raises(ValueError, match="macro 'TRAIN_STEP' is not set. Did you mean 'TRAIN_ST"):
+      launch.values(["out/config.gin"], ["TRAIN_STEP"])
+
+  def test_a_class_can_be_asked_for(self, files):
+    given = launch.arguments(["model.gin"], "toy_project.model", "Model", bindings=[
+      "model.Model.name=%MODEL_NAME", "MODEL_NAME=mine", "model.Model.depth=%MODEL"])
+    assert given["name"] == "mine" and given["width"] == 8
+
+  def test_the_callers_configuration_stays(self, files):
+    start(*settings())
+    before = gin.config_str(), gin.operative_config_str(), gin.config_is_locked()
+    (files / "other.gin").write_text(MODEL.replace("8", "99") + "model.Model.name = %MODEL\n")
+    launch.arguments(["other.gin"], "toy_project.train", "show", bindings=["WIDTH=3"])
+    with pytest.raises(ValueError, match="never used"):
+      launch.arguments(["model.gin"], "toy_project.train", "show")
+    assert (gin.config_str(), gin.operative_config_str(), gin.config_is_locked()) == before
+
+
+class TestHelp:
+  def test_help_teaches(self, files, capsys):
+    assert start("--help") == 0
+    text = capsys.readouterr().out
+    assert text.startswith("Trains the toy.")
+    for words in ("usage: python -m toy_project.train --gin_file=FILE", "--gin_search_paths",
+                  "Example:\n  python -m toy_project.train --gin_file=models/MODEL.gin"):
+      assert words in text
+
+  def test_help_with_files_lists_what_to_set(self, files, capsys):
+    assert start("--help", "--gin_file=model.gin", "--gin_file=run.gin") == 0
+    text = capsys.readouterr().out
+    must, may = text.split("Must be set:\n")[1].split("May be set:\n")
+    assert "--gin.MODEL_DIR=...\n      the folder that the run writes to" in must
+    assert "Optimizer steps of this run." in must
+    assert "--gin.RATES=(0.5, 0.001)" in may and "--gin.WIDTH=8" in may
+
+  def test_help_shows_flags_of_the_command(self, files, capsys):
+    start("--help", flags={"out": "where the stores go"})
+    assert "--out OUT" in (text := capsys.readouterr().out) and "where the stores go" in text
