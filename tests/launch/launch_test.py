@@ -285,7 +285,7 @@ class TestRefusals:
       "model.Model.depth = %gin.REQUIRED\n"
     )
     message = refused(capsys, *settings(), "--gin_file=more.gin")
-    assert message.startswith("Model.depth must be set")
+    assert message.startswith("model.Model.depth must be set, for example --gin.model.Model.depth=")
 
   def test_a_run_file_that_comes_after_a_setting_is_explained(self, files, capsys):
     (files / "steps.gin").write_text("\nTRAIN_STEPS = 4\n")
@@ -462,8 +462,13 @@ class TestQueries:
 
   def test_a_class_can_be_asked_for(self, files):
     given = launch.arguments(["model.gin"], "toy_project.model", "Model", bindings=[
-      "model.Model.name=%MODEL_NAME", "MODEL_NAME=mine", "model.Model.depth=%MODEL"])
-    assert given["name"] == "mine" and given["width"] == 8
+      "model.Model.name=%MODEL_NAME", "MODEL_NAME=mine", "OTHER=%MODEL", "MODEL=%OTHER"])
+    assert given == {"name": "mine", "width": 8}
+
+  def test_a_value_that_refers_to_itself(self, files):
+    with pytest.raises(ValueError, match="^a value of toy_project.model.Model refers to itself"):
+      launch.arguments(["model.gin"], "toy_project.model", "Model",
+                       bindings=["model.Model.depth=%MODEL"])
 
   def test_the_callers_configuration_stays(self, files):
     start(*settings())
