@@ -95,7 +95,7 @@ def call_arguments(function: Callable) -> dict[str, Any]:
     return gin.get_bindings(function)
   except RecursionError as error:
     name = f"{function.__module__}.{function.__qualname__}"
-    raise ValueError(f"a value of {name} refers to itself, through macros or references.") from error
+    raise ValueError(f"a value of {name} refers to itself, through macros or classes.") from error
   except TypeError as error:
     if "required" not in str(error) or "argument" not in str(error):
       raise

@@ -8,9 +8,9 @@ import subprocess
 import sys
 import textwrap
 
-import gin
 import pytest
 
+import gin
 from hyperjax import launch
 from hyperjax.launch import command_line
 
@@ -311,7 +311,7 @@ class TestRefusals:
       ("train.train.stepz = 1", "train.train has no parameter 'stepz'. Did you mean 'steps'?"),
       ("train.trian.steps = 1", "'train.trian': train has no 'trian'. Did you mean 'train'?"),
       ("trian.train.steps = 1", "'trian' is not imported in this file. Did you mean 'train'?"),
-      ("train.train.out = @train.shwo()", "'train.shwo': train has no 'shwo'. Did you mean 'show'?"),
+      ("train.train.x = @train.shwo()", "'train.shwo': train has no 'shwo'. Did you mean 'show'?"),
       ("train.CALLS.x = 1", "'train.CALLS' is a list, not a function or a class."),
       ("train.tarin:\n  steps = 1", "'train.tarin': train has no 'tarin'. Did you mean 'train'?"),
       ("train.train:\n  stepz = 1", "train.train has no parameter 'stepz'. Did you mean 'steps'?"),
