@@ -1,0 +1,159 @@
+"""Decoding with a key/value cache: greedy or sampled, every row with its own length and phi."""
+
+import dataclasses
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from hyperjax.core import masks
+from hyperjax.core.phi import Phi
+from hyperjax.models.llama import Llama
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+  """How a token is drawn from the logits.
+
+  Attributes:
+    temperature: the logits are divided by it.
+    top_k: only the k likeliest tokens are drawn; 0 for all.
+    top_p: only the smallest set of likeliest tokens whose probabilities reach p is drawn
+      (arXiv 1904.09751).
+  """
+
+  temperature: float = 1.0
+  top_k: int = 0
+  top_p: float = 1.0
+
+  def __post_init__(self):
+    if not self.temperature > 0:
+      raise ValueError(f"Sampling.temperature must be above 0, not {self.temperature}")
+    if self.top_k < 0:
+      raise ValueError(f"Sampling.top_k must be at least 0, not {self.top_k}")
+    if not 0 < self.top_p <= 1:
+      raise ValueError(f"Sampling.top_p must be above 0 and at most 1, not {self.top_p}")
+
+  def restrict(self, logits: Float[Array, "*batch V"]) -> Float[Array, "*batch V"]:
+    """The logits that the draw is made from: scaled, and -inf for every token left out."""
+    logits = logits / self.temperature
+    if 0 < self.top_k < logits.shape[-1]:
+      least = jax.lax.top_k(logits, self.top_k)[0][..., -1:]
+      logits = jnp.where(logits < least, -jnp.inf, logits)
+    if self.top_p < 1:
+      ranked = jnp.flip(jnp.sort(logits, -1), -1)
+      probability = jax.nn.softmax(ranked, -1)
+      before = jnp.cumsum(probability, -1) - probability
+      least = jnp.min(jnp.where(before < self.top_p, ranked, jnp.inf), -1, keepdims=True)
+      logits = jnp.where(logits < least, -jnp.inf, logits)
+    return logits
+
+
+@partial(jax.jit, static_argnames=("max_new_tokens", "terminator", "sampling"))
+def generate(
+  downstream: Llama,
+  phi: Phi | None,
+  tokens: Int[Array, "B M T"],
+  length: Int[Array, "B M"],
+  *,
+  max_new_tokens: int,
+  terminator: tuple[int, ...],
+  sampling: Sampling | None = None,
+  key: jax.Array | None = None,
+) -> tuple[Int[Array, "B M max_new"], Int[Array, "B M"]]:
+  """Continues every row until it has produced the terminator, or for `max_new_tokens`.
+
+  Compiled once per shape; the loop ends as soon as all rows have ended.
+
+  Args:
+    downstream: the model.
+    phi: task parameters of batch B or 1, or None.
+    tokens: prompts, padded on the right.
+    length: their real tokens, at least 1 each.
+    max_new_tokens: the most that a row may produce.
+    terminator: the token ids that end a row when it has produced them in this order; () for none.
+    sampling: how tokens are drawn; None takes the likeliest.
+    key: for sampling, one PRNG key, or [B, M] keys, which make a row independent of its neighbours.
+
+  Returns:
+    The produced ids, 0 behind a row's last one, and how many are real, the terminator included.
+
+  Raises:
+    ValueError: there is nothing to produce, or sampling lacks a key.
+  """
+  _validate(length, max_new_tokens, sampling, key)
+  batch, queries, start = tokens.shape
+  if sampling is not None and key.ndim == 0:
+    key = jax.random.split(key, (batch, queries))
+  begin = downstream.start(phi)
+
+  x = downstream.embed_tokens(tokens)
+  x, kv = downstream.hidden(x, begin + jnp.arange(start), masks.Causal(), phi)
+  last = jnp.take_along_axis(x, (length - 1)[:, :, None, None], 2)[:, :, 0]
+  room = [(0, max_new_tokens - 1) if axis == 3 else (0, 0) for axis in range(6)]
+  cache = jax.tree.map(lambda z: jnp.pad(z, room), kv)
+
+  def choose(x: Float[Array, "B M D"], step) -> Int[Array, "B M"]:
+    logits = downstream.logits(x)
+    if sampling is None:
+      return jnp.argmax(logits, -1).astype(jnp.int32)
+    step_keys = jax.vmap(jax.vmap(partial(_fold_in, step=step)))(key)
+    draw = jax.vmap(jax.vmap(jax.random.categorical))
+    return draw(step_keys, sampling.restrict(logits)).astype(jnp.int32)
+
+  def record(ids, count, ended, token, step):
+    ids = jax.lax.dynamic_update_slice_in_dim(ids, jnp.where(ended, 0, token)[..., None], step, 2)
+    count = count + ~ended
+    return ids, count, ended | _ends_with(ids, step, terminator)
+
+  def decode(carry):
+    step, token, ids, count, ended, cache = carry
+    x = downstream.embed_tokens(token[..., None])
+    at = begin + length[..., None] + step - 1
+    mask = masks.Cached(length, step - 1, start)
+    x, cache = downstream.step(x, at, mask, phi, cache, start + step - 1)
+    token = choose(x[:, :, 0], step)
+    return step + 1, token, *record(ids, count, ended, token, step), cache
+
+  def unfinished(carry):
+    step, _, _, _, ended, _ = carry
+    return (step < max_new_tokens) & ~jnp.all(ended)
+
+  token = choose(last, 0)
+  ids = jnp.zeros((batch, queries, max_new_tokens), jnp.int32)
+  none = jnp.zeros((batch, queries), jnp.int32)
+  first = record(ids, none, jnp.zeros((batch, queries), bool), token, 0)
+  _, _, ids, count, _, _ = jax.lax.while_loop(
+    unfinished, decode, (jnp.int32(1), token, *first, cache)
+  )
+  return ids, count
+
+
+def _ends_with(
+  ids: Int[Array, "B M X"], step: Int[Array, ""] | int, terminator: tuple[int, ...]
+) -> Bool[Array, "B M"]:
+  """Whether the ids up to and including index `step` end with the terminator."""
+  size = len(terminator)
+  if not 0 < size <= ids.shape[2]:
+    return jnp.zeros(ids.shape[:2], bool)
+  window = jax.lax.dynamic_slice_in_dim(ids, step - size + 1, size, 2)
+  # A slice that would begin before the first id is clamped to it, and is not a match.
+  return jnp.all(window == jnp.asarray(terminator), -1) & (step + 1 >= size)
+
+
+def _fold_in(key: jax.Array, step: Int[Array, ""] | int) -> jax.Array:
+  return jax.random.fold_in(key, step)
+
+
+def _validate(length, max_new_tokens, sampling, key) -> None:
+  if max_new_tokens < 1:
+    raise ValueError(f"max_new_tokens must be at least 1, not {max_new_tokens}")
+  if sampling is None:
+    return
+  if key is None:
+    raise ValueError("sampling needs a PRNG key")
+  if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+    raise ValueError("key must be made by jax.random.key")
+  if key.ndim and key.shape != length.shape:
+    raise ValueError(f"key must be one PRNG key or {length.shape} of them, not {key.shape}")
