@@ -1,0 +1,28 @@
+"""`hyperjax data`: builds token stores and a manifest from a task or mixture."""
+
+import argparse
+import importlib
+import json
+import pathlib
+import sys
+from collections.abc import Sequence
+
+from hyperjax.data.manifest import DataConfig
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs the builder on a gin file, or on the JSON that `manifest.ensure` writes."""
+  argv = list(sys.argv[1:] if argv is None else argv)
+  if not any(argument.split("=")[0] == "--config_json" for argument in argv):
+    return importlib.import_module("hyperjax.launch").run("hyperjax.data.build", "build", argv)
+  parser = argparse.ArgumentParser(prog="hyperjax data")
+  parser.add_argument("--config_json", type=pathlib.Path, required=True)
+  parser.add_argument("--out", type=pathlib.Path, required=True)
+  arguments = parser.parse_args(argv)
+  config = DataConfig.from_json(json.loads(arguments.config_json.read_text()))
+  importlib.import_module("hyperjax.data.build").build(config, arguments.out)
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(main())

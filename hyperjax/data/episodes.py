@@ -1,0 +1,341 @@
+"""Episodes: a support of a few examples and queries of the same task, as pure functions of numbers.
+
+A training episode follows from (seed, step, row) alone, so a run resumes exactly at any step, on any
+number of hosts. An evaluation episode follows from (seed, id of its first query).
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from hyperjax.data import schedule
+from hyperjax.data.manifest import Manifest, family
+from hyperjax.data.shapes import BatchShape, Lengths, assign, plan
+from hyperjax.data.store import EXAMPLES, Store
+
+_EVAL_SPLITS = ("test", "validation", "train")
+
+
+@dataclasses.dataclass(frozen=True)
+class Query:
+  """One query.
+
+  Attributes:
+    input: int32 ids of the input piece, BOS first where the vocabulary adds it.
+    target: int32 ids of the target piece, terminator last.
+    id: the example's index in its store (in CACLM: the window's).
+    options: int32 ids of each option's target piece, None where the task has none.
+  """
+
+  input: np.ndarray
+  target: np.ndarray
+  id: int
+  options: tuple[np.ndarray, ...] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Episode:
+  """A support and its queries.
+
+  Attributes:
+    task: the task's name.
+    head: int32 ids in front of the support: BOS where the vocabulary adds it, a definition.
+    shots: int32 ids of each example of the support, input piece then target piece.
+    queries: what is asked.
+    support_ids: the examples' indices in their store.
+    bos: whether head and inputs begin with BOS.
+  """
+
+  task: str
+  head: np.ndarray
+  shots: tuple[np.ndarray, ...]
+  queries: tuple[Query, ...]
+  support_ids: tuple[int, ...]
+  bos: bool = False
+
+  @property
+  def support(self) -> np.ndarray:
+    """int32 ids of the whole support."""
+    return np.concatenate([self.head, *self.shots])
+
+
+@dataclasses.dataclass(frozen=True)
+class EpisodeConfig:
+  """How training episodes are made.
+
+  Attributes:
+    num_shots: examples in a support, or (low, high): drawn for each step between both.
+    num_queries: queries that share a support.
+    include: tasks to use, or the front part of their names up to a dot; all, where empty.
+    exclude: tasks to leave out, likewise.
+    split: the split that episodes are made of.
+    shapes: the batch shapes to use; empty: at most `max_buckets`, planned from the tasks' lengths.
+    max_buckets: how many shapes to plan.
+    limit: no planned shape goes beyond it.
+  """
+
+  num_shots: int | tuple[int, int] = 10
+  num_queries: int = 8
+  include: Sequence[str] = ()
+  exclude: Sequence[str] = ()
+  split: str = "train"
+  shapes: Sequence[BatchShape] = ()
+  max_buckets: int = 3
+  limit: tuple[int, int, int] = (1024, 256, 64)
+
+  def __post_init__(self):
+    low, high = self.shots
+    if not 1 <= low <= high:
+      raise ValueError(f"EpisodeConfig: num_shots is {self.num_shots}; want 1 <= low <= high.")
+    for name in ("num_queries", "max_buckets"):
+      if getattr(self, name) < 1:
+        raise ValueError(f"EpisodeConfig: {name} is {getattr(self, name)}; it must be at least 1.")
+    for shape in self.shapes:
+      if shape.queries != self.num_queries:
+        raise ValueError(f"EpisodeConfig: {shape} is not for num_queries={self.num_queries}.")
+
+  @property
+  def shots(self) -> tuple[int, int]:
+    """(fewest, most) examples in a support."""
+    both = (self.num_shots,) * 2 if isinstance(self.num_shots, int) else tuple(self.num_shots)
+    return both[0], both[1]
+
+
+class TrainStream:
+  """Training episodes of a manifest's tasks, by rate.
+
+  Every step has one batch shape; its rows are episodes of the tasks that belong to that shape. Each
+  visit to a task takes the next queries of a keyed permutation of its examples: every example is
+  asked once in each epoch of its task.
+  """
+
+  def __init__(self, manifest: Manifest, config: EpisodeConfig, *, seed: int, batch_size: int):
+    if batch_size < 1:
+      raise ValueError(f"batch_size is {batch_size}; it must be at least 1.")
+    self.config, self.seed, self.batch_size = config, seed, batch_size
+    self.tasks = manifest.select(config.include, config.exclude)
+    self._sampler = {
+      task: Sampler(manifest, task, config.split, config.split, config.shots[1],
+                    config.num_queries)
+      for task in self.tasks
+    }  # fmt: skip
+    rates = {task: manifest.rate(task) for task in self.tasks}
+    lengths = {
+      task: Lengths.of(manifest.split(task, config.split), config.shots[1],
+                       manifest.vocabulary["adds_bos"])
+      for task in self.tasks
+    }  # fmt: skip
+    if config.shapes:
+      groups = assign(lengths, config.shapes)
+    else:
+      groups = plan(lengths, rates, config.num_queries, config.max_buckets, config.limit)
+    self.buckets: tuple[tuple[BatchShape, tuple[str, ...]], ...] = tuple(groups)
+    shares = [sum(rates[task] for task in tasks) for _, tasks in self.buckets]
+    self._steps = schedule.Blocks(shares, seed, "bucket")
+    self._visits = [
+      schedule.Blocks([rates[task] for task in tasks], seed, "task", i)
+      for i, (_, tasks) in enumerate(self.buckets)
+    ]
+    self._queries = {
+      task: schedule.Epochs(sampler.num_queries_in_store, seed, "queries", task)
+      for task, sampler in self._sampler.items()
+    }
+
+  @property
+  def shapes(self) -> tuple[BatchShape, ...]:
+    """Every shape that a batch can have."""
+    return tuple(shape for shape, _ in self.buckets)
+
+  def bucket(self, step: int) -> BatchShape:
+    """Returns the shape of a step's batch, the same on every host."""
+    return self.buckets[self._steps(step)[0]][0]
+
+  def num_shots(self, step: int) -> int:
+    """Returns the number of examples in this step's supports, the same on every host."""
+    low, high = self.config.shots
+    return low + schedule.key(self.seed, "shots", step)[0] % (high - low + 1)
+
+  def episode(self, step: int, row: int) -> Episode:
+    """Returns the episode of a row of the global batch."""
+    if not 0 <= row < self.batch_size:
+      raise IndexError(f"Row {row} is outside the batch of {self.batch_size}.")
+    bucket, steps_before = self._steps(step)
+    index, visit = self._visits[bucket](steps_before * self.batch_size + row)
+    task = self.buckets[bucket][1][index]
+    sampler = self._sampler[task]
+    size = sampler.queries_per_episode
+    query_ids = [self._queries[task](visit * size + i) for i in range(size)]
+    return sampler.episode(query_ids, self.num_shots(step), (self.seed, "support", step, row))
+
+
+class Sampler:
+  """Makes the episodes of one task.
+
+  Attributes:
+    queries_per_episode: `num_queries`, or fewer where the task has too few examples for them.
+  """
+
+  def __init__(
+    self, manifest: Manifest, task: str, query_split: str, support_split: str, max_shots: int,
+    num_queries: int,
+  ):  # fmt: skip
+    entry = manifest.split(task, support_split)
+    for split in {query_split, support_split}:
+      if manifest.split(task, split)["kind"] != EXAMPLES:
+        raise ValueError(
+          f"Task '{task}' is language modelling (targets only): it has no few-shot episodes. Use it "
+          "with CACLM."
+        )
+    distinct = entry["distinct_inputs"]
+    if distinct < max_shots + 1:
+      raise ValueError(
+        f"Task '{task}' has too few examples for num_shots={max_shots}: split '{support_split}' "
+        f"has {entry['examples']} examples with {distinct} different inputs; it needs at least "
+        f"{max_shots + 1}."
+      )
+    self.task = task
+    self.queries: Store = manifest.store(task, query_split)
+    self.support: Store = manifest.store(task, support_split)
+    self.num_queries_in_store = len(self.queries)
+    spare = distinct - max_shots if query_split == support_split else num_queries
+    self.queries_per_episode = min(num_queries, spare, len(self.queries))
+    vocabulary = manifest.vocabulary
+    self._bos = [vocabulary["bos_id"]] if vocabulary["adds_bos"] else []
+
+  def query(self, index: int) -> Query:
+    """Returns an example as a query."""
+    options = self.queries.options(index)
+    return Query(
+      input=self._with_bos(self.queries.input(index)),
+      target=self.queries.target(index),
+      id=int(index),
+      options=None if options is None else tuple(options),
+    )
+
+  def draw(self, query_ids: Sequence[int], num_shots: int, parts: tuple) -> list[int]:
+    """Draws a support: different inputs, none of them a query's; in random order."""
+    taken = {self.queries.input(index).tobytes() for index in query_ids}
+    order = schedule.Permutation(len(self.support), *parts)
+    chosen = []
+    for position in range(order.n):
+      index = order(position)
+      content = self.support.input(index).tobytes()
+      if content not in taken:
+        taken.add(content)
+        chosen.append(index)
+        if len(chosen) == num_shots:
+          return chosen
+    raise ValueError(
+      f"Task '{self.task}': only {len(chosen)} of {num_shots} examples differ from the queries."
+    )
+
+  def episode(self, query_ids: Sequence[int], num_shots: int, parts: tuple) -> Episode:
+    """Returns the episode of given queries; `parts` key the draw of its support."""
+    support = self.draw(query_ids, num_shots, parts)
+    targets = [self.support.target(index) for index in support]
+    queries = tuple(self.query(index) for index in query_ids)
+    return self.assemble(support, targets, queries)
+
+  def assemble(
+    self, support: Sequence[int], targets: Sequence[np.ndarray], queries: tuple[Query, ...]
+  ) -> Episode:
+    """Returns the episode of a support with given targets."""
+    definition = self.support.definition(support[0])
+    head = self._with_bos(np.zeros([0], np.int32) if definition is None else definition)
+    shots = tuple(
+      np.concatenate([self.support.input(index), target])
+      for index, target in zip(support, targets, strict=True)
+    )
+    return Episode(self.task, head, shots, queries, tuple(support), bool(self._bos))
+
+  def _with_bos(self, ids: np.ndarray) -> np.ndarray:
+    return np.concatenate([np.array(self._bos, np.int32), ids])
+
+
+def eval_episodes(
+  manifest: Manifest,
+  task: str,
+  *,
+  num_shots: int,
+  num_queries: int,
+  max_queries: int | None,
+  seed: int,
+  shuffle_outputs: bool = False,
+  support_task: str | None = None,
+) -> list[Episode]:
+  """Returns the evaluation episodes of a task: its queries in groups, each with its own support.
+
+  Queries come from the task's `test` split, else `validation`, else `train`; supports from `train`
+  where there is one. The queries and their groups are the same for every seed; a support is keyed
+  by the seed and its group's first query.
+
+  Args:
+    manifest: the data folder.
+    task: the task that is asked.
+    num_shots: examples in each support.
+    num_queries: queries that share a support (fewer in the last group).
+    max_queries: at most so many queries, the first of a permutation keyed by the task; None: all.
+    seed: draws the supports.
+    shuffle_outputs: control: outputs of a support change places, so that none keeps its own where
+      that is possible.
+    support_task: control: supports come from this task instead (see `other_tasks`).
+  """
+  splits = manifest.splits(task)
+  query_split = next((split for split in _EVAL_SPLITS if split in splits), splits[0])
+  support_split = "train" if "train" in splits else query_split
+  asked = Sampler(manifest, task, query_split, support_split, num_shots, num_queries)
+  shown = asked
+  if support_task is not None:
+    other = manifest.splits(support_task)
+    split = "train" if "train" in other else other[0]
+    shown = Sampler(manifest, support_task, split, split, num_shots, num_queries)
+  total = asked.num_queries_in_store
+  order = schedule.Permutation(total, "evaluation", task)
+  ids = [order(i) for i in range(total if max_queries is None else min(max_queries, total))]
+  episodes = []
+  for start in range(0, len(ids), asked.queries_per_episode):
+    group = ids[start : start + asked.queries_per_episode]
+    parts = (seed, "evaluation", task, group[0])
+    support = shown.draw(group if shown is asked else [], num_shots, parts)
+    targets = [shown.support.target(index) for index in support]
+    if shuffle_outputs:
+      pieces = [shown.support.target_piece(index) for index in support]
+      targets = [targets[i] for i in derange(pieces, schedule.generator(*parts, "shuffle"))]
+    queries = tuple(asked.query(index) for index in group)
+    episode = shown.assemble(support, targets, queries)
+    episodes.append(dataclasses.replace(episode, task=task))
+  return episodes
+
+
+def derange(values: Sequence[int], generator: np.random.Generator) -> list[int]:
+  """Returns an order of positions in which as few values as possible stand where they stood.
+
+  Equal values are put side by side and all are shifted by the size of the largest group: if that
+  is at most half of them, no position keeps its value.
+  """
+  order = generator.permutation(len(values))
+  groups: dict[int, list[int]] = {}
+  for position in order:
+    groups.setdefault(values[position], []).append(int(position))
+  line = [position for group in groups.values() for position in group]
+  shift = max(map(len, groups.values())) % len(line)
+  result = [0] * len(line)
+  for i, position in enumerate(line):
+    result[position] = line[(i + shift) % len(line)]
+  return result
+
+
+def other_tasks(tasks: Sequence[str]) -> Mapping[str, str]:
+  """Pairs each task with another one, for the control "another task's support".
+
+  The next task in the given cyclic order, of another family where there are several families.
+  """
+  if len(tasks) < 2:
+    raise ValueError(f"Another task's support needs at least two tasks, not {list(tasks)}.")
+  several = len(set(map(family, tasks))) > 1
+  following = {task: [*tasks[i + 1 :], *tasks[:i]] for i, task in enumerate(tasks)}
+  return {
+    task: next(other for other in rest if not several or family(other) != family(task))
+    for task, rest in following.items()
+  }

@@ -1,0 +1,272 @@
+"""What a data folder holds (`Manifest`) and what it is built from (`DataConfig`).
+
+Free of TensorFlow and seqio: training and evaluation read data folders through this file only.
+"""
+
+import dataclasses
+import difflib
+import functools
+import hashlib
+import importlib
+import json
+import os
+import pathlib
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import util as importlib_util
+from typing import Any, Protocol
+
+from hyperjax.data import store as store_lib
+from hyperjax.data.prompts import PromptFormat
+
+VERSION = 1
+FILE = "manifest.json"
+# Fields of a source that say where its files lie, not what they are: a data folder may be moved.
+_LOCATION_FIELDS = ("path",)
+
+
+class Source(Protocol):
+  """A frozen dataclass that registers tasks with seqio; importable without seqio."""
+
+  def register(self) -> None:
+    """Registers the tasks and mixtures (imports seqio here, not at import)."""
+
+  def available(self) -> bool:
+    """Whether the files are on this machine."""
+
+  def fingerprints(self) -> Mapping[str, str]:
+    """Returns {task name: hash of the files that it is made of}."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+  """What to build.
+
+  Attributes:
+    mixture_or_task_name: a registered seqio task or mixture.
+    vocabulary: what `vocabularies.load` takes.
+    prompt: how examples are written.
+    task_modules: modules that register tasks; imported by the builder only. If a module has a
+      function `register`, it is called; its `VERSION`, if it has one, is part of the stores' keys.
+    sources: objects that register tasks, such as `fewshot.Folder`.
+    splits: splits to build, where a task has them.
+    feature_lengths: passed to the tasks as seqio's `sequence_length`.
+    max_examples: at most so many examples (or documents) per task and split, the first ones.
+  """
+
+  mixture_or_task_name: str
+  vocabulary: str
+  prompt: PromptFormat = PromptFormat()
+  task_modules: Sequence[str] = ()
+  sources: Sequence[Any] = ()
+  splits: Sequence[str] = ("train", "validation", "test")
+  feature_lengths: Mapping[str, int] | None = None
+  max_examples: int | None = None
+
+  def __post_init__(self):
+    for name in ("task_modules", "sources", "splits"):
+      if isinstance(getattr(self, name), str):
+        raise ValueError(f"DataConfig: {name} must be a list, not {getattr(self, name)!r}.")
+      object.__setattr__(self, name, tuple(getattr(self, name)))
+    if not self.splits:
+      raise ValueError("DataConfig: splits is empty.")
+    if self.max_examples is not None and self.max_examples < 1:
+      raise ValueError(f"DataConfig: max_examples is {self.max_examples}; it must be at least 1.")
+
+  def to_json(self) -> dict:
+    """Returns plain JSON values; a source becomes its class and its fields."""
+    values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+    values["prompt"] = self.prompt.to_json()
+    values["feature_lengths"] = dict(self.feature_lengths) if self.feature_lengths else None
+    values["sources"] = [
+      {"class": f"{type(source).__module__}:{type(source).__qualname__}",
+       "fields": dataclasses.asdict(source)}
+      for source in self.sources
+    ]  # fmt: skip
+    return json.loads(json.dumps(values, default=os.fspath))
+
+  @classmethod
+  def from_json(cls, values: Mapping) -> "DataConfig":
+    """Returns the configuration that `to_json` wrote."""
+    sources = []
+    for source in values["sources"]:
+      module, _, name = source["class"].partition(":")
+      sources.append(getattr(importlib.import_module(module), name)(**source["fields"]))
+    return cls(**{**values, "sources": sources, "prompt": PromptFormat.from_json(values["prompt"])})
+
+  def hash(self) -> str:
+    """Returns a hash of what is built, free of where its files lie."""
+    values = self.to_json()
+    del values["vocabulary"]  # the manifest holds its fingerprint
+    for source in values["sources"]:
+      for name in _LOCATION_FIELDS:
+        source["fields"].pop(name, None)
+    return digest(values)
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+  """A built data folder.
+
+  Attributes:
+    folder: where it lies.
+    values: the contents of manifest.json: {"version", "mixture", "tasks": {name: {"rate",
+      "splits": {split: {"store", "kind", "examples", "tokens", "source", ...}}}}, "vocabulary",
+      "prompt", "feature_lengths", "config", "config_hash"}.
+  """
+
+  folder: pathlib.Path
+  values: Mapping[str, Any] = dataclasses.field(repr=False)
+
+  @classmethod
+  def load(cls, folder: str | os.PathLike) -> "Manifest":
+    """Opens a data folder."""
+    file = pathlib.Path(folder) / FILE
+    if not file.exists():
+      raise FileNotFoundError(f"{folder} is not a finished data folder: it has no {FILE}.")
+    values = json.loads(file.read_text())
+    if values.get("version") != VERSION:
+      raise ValueError(
+        f"{file}: version {values.get('version')}, this hyperjax reads {VERSION}: rebuild it."
+      )
+    return cls(file.parent, values)
+
+  @property
+  def tasks(self) -> tuple[str, ...]:
+    return tuple(self.values["tasks"])
+
+  @property
+  def vocabulary(self) -> Mapping[str, Any]:
+    return self.values["vocabulary"]
+
+  @functools.cached_property
+  def prompt(self) -> PromptFormat:
+    return PromptFormat.from_json(self.values["prompt"])
+
+  def rate(self, task: str) -> float:
+    return self._task(task)["rate"]
+
+  def splits(self, task: str) -> tuple[str, ...]:
+    return tuple(self._task(task)["splits"])
+
+  def split(self, task: str, split: str) -> Mapping[str, Any]:
+    """Returns the manifest's entry for a task's split; an unknown one is an error."""
+    splits = self._task(task)["splits"]
+    if split not in splits:
+      raise ValueError(f"Task '{task}' has no split '{split}' in {self.folder}: {list(splits)}.")
+    return splits[split]
+
+  def store(self, task: str, split: str) -> store_lib.Store:
+    """Opens a task's store."""
+    return _open(str(self.folder / self.split(task, split)["store"]))
+
+  def select(self, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> tuple[str, ...]:
+    """Returns the tasks named by `include` (all, where empty) less those named by `exclude`.
+
+    A name is a task or the front part of some, up to a dot (`lexical.plural`). A name that matches
+    nothing is an error.
+    """
+    chosen = set().union(*map(self._matches, include)) if include else set(self.tasks)
+    chosen -= set().union(*map(self._matches, exclude))
+    if not chosen:
+      raise ValueError(f"{self.folder}: include {include} and exclude {exclude} leave no task.")
+    return tuple(task for task in self.tasks if task in chosen)
+
+  def _matches(self, name: str) -> set[str]:
+    found = {task for task in self.tasks if task == name or task.startswith(name + ".")}
+    if not found:
+      raise ValueError(f"{self.folder}: no task '{name}'.{did_you_mean(name, self.tasks)}")
+    return found
+
+  def _task(self, task: str) -> Mapping[str, Any]:
+    if task not in self.values["tasks"]:
+      raise ValueError(f"{self.folder}: no task '{task}'.{did_you_mean(task, self.tasks)}")
+    return self.values["tasks"][task]
+
+
+# One open store per process: each holds its maps.
+_open = functools.lru_cache(maxsize=None)(store_lib.Store)
+
+
+def family(task: str) -> str:
+  """Returns a task's name before its last dot; a name without a dot is its own family."""
+  return task.rpartition(".")[0] or task
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+  """Returns " Did you mean '...'?" with the nearest known name, "" where there is none."""
+  near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.4)
+  return f" Did you mean '{near[0]}'?" if near else ""
+
+
+def digest(values: Any) -> str:
+  """Returns a hash of JSON values."""
+  return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def file_digest(path: str | os.PathLike) -> str:
+  """Returns a hash of a file's name, size and contents."""
+  with open(path, "rb") as file:
+    contents = hashlib.file_digest(file, "sha256").hexdigest()
+  return digest([os.path.basename(path), os.path.getsize(path), contents])
+
+
+def ensure(config: DataConfig, out: str | os.PathLike, *, build: bool = True) -> Manifest:
+  """Opens the data folder that `config` describes; builds it where it is missing.
+
+  The builder is the one process that imports TensorFlow; it runs once, as a subprocess. Where
+  seqio is not installed, and in runs of several processes (`build=False`), nothing is built.
+
+  Raises:
+    ValueError: the folder was built from something else, or a source has changed since.
+    FileNotFoundError: the folder is missing and cannot be built here.
+    RuntimeError: the builder failed.
+  """
+  out = pathlib.Path(out)
+  command = f"hyperjax data --config_json {shlex.quote(str(out / 'config.json'))} --out " + (
+    shlex.quote(str(out))
+  )
+  if (out / FILE).exists():
+    manifest = Manifest.load(out)
+    problem = _difference(manifest, config)
+    if problem:
+      _write_config(config, out)
+      raise ValueError(f"{out}: {problem} Rebuild it: {command}")
+    return manifest
+  _write_config(config, out)
+  if not build or importlib_util.find_spec("seqio") is None:
+    why = "seqio is not installed here" if build else "this run does not build data"
+    raise FileNotFoundError(f"{out} is not a finished data folder and {why}. Build it: {command}")
+  arguments = ["--config_json", str(out / "config.json"), "--out", str(out)]
+  status = subprocess.run([sys.executable, "-m", "hyperjax.data", *arguments], check=False)
+  if status.returncode:
+    raise RuntimeError(f"Building {out} failed (status {status.returncode}); repeat it: {command}")
+  return Manifest.load(out)
+
+
+def _write_config(config: DataConfig, out: pathlib.Path) -> None:
+  out.mkdir(parents=True, exist_ok=True)
+  (out / "config.json").write_text(json.dumps(config.to_json(), indent=1))
+
+
+def _difference(manifest: Manifest, config: DataConfig) -> str | None:
+  """Says in what a data folder differs from its configuration, None where it does not."""
+  if manifest.values["config_hash"] != config.hash():
+    built, wanted = manifest.values["config"], config.to_json()
+    changed = [key for key in wanted if key != "vocabulary" and built.get(key) != wanted[key]]
+    details = "; ".join(f"{key} is {wanted[key]}, was {built.get(key)}" for key in changed)
+    return f"it was built from another configuration: {details}."
+  for source in config.sources:
+    if not source.available():  # a copied data folder, on a machine without its sources
+      continue
+    now = source.fingerprints()
+    for task in manifest.tasks:
+      for entry in manifest.values["tasks"][task]["splits"].values():
+        if task in now and entry["source"] != now[task]:
+          return f"the source of task '{task}' has changed."
+    missing = sorted(set(manifest.values["registered"].get(source.name, [])) ^ set(now))
+    if missing:
+      return f"the tasks of source '{source.name}' have changed: {missing[:5]}."
+  return None

@@ -1,0 +1,130 @@
+"""Batch shapes: a few static sizes, so that nothing recompiles, with little padding."""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+_MULTIPLES = (16, 8, 4)  # of support, query, target lengths
+_MAX_CUTS = 48  # candidates for the border between two buckets
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class BatchShape:
+  """The static sizes of a batch.
+
+  Attributes:
+    support: S, tokens of a support.
+    queries: M, queries of an episode.
+    query: T, tokens of an input and its target.
+    targets: W, tokens of a target.
+  """
+
+  support: int
+  queries: int
+  query: int
+  targets: int
+
+  def __post_init__(self):
+    for field in dataclasses.fields(self):
+      if getattr(self, field.name) < 1:
+        raise ValueError(f"BatchShape: {field.name} must be at least 1, not {self}.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Lengths:
+  """What one task's episodes need, in tokens: support (nearly always), query and target."""
+
+  support: int
+  query: int
+  targets: int
+
+  @classmethod
+  def of(cls, entry: Mapping[str, Any], num_shots: int, bos: bool) -> "Lengths":
+    """Derives them from a manifest entry: the support's mean and two standard deviations."""
+    lengths = entry["lengths"]
+    shot, target = lengths["shot"], lengths["target"]
+    spread = 2 * math.sqrt(num_shots) * shot["std"]
+    support = min(num_shots * shot["max"], math.ceil(num_shots * shot["mean"] + spread))
+    return cls(
+      support=support + lengths["definition"]["max"] + bos,
+      query=shot["p99"] + bos,
+      targets=target["max"],
+    )
+
+  def within(self, shape: "BatchShape | Lengths") -> bool:
+    return (
+      self.support <= shape.support and self.query <= shape.query and self.targets <= shape.targets
+    )
+
+
+Groups = list[tuple[BatchShape, tuple[str, ...]]]
+
+
+def assign(lengths: Mapping[str, Lengths], shapes: Sequence[BatchShape]) -> Groups:
+  """Puts each task into the smallest of the given shapes that holds it, else into the largest."""
+  by_size = sorted(shapes, key=lambda shape: _cost(shape, shape.queries))
+  groups: dict[BatchShape, list[str]] = {shape: [] for shape in by_size}
+  for task, length in lengths.items():
+    fitting = [shape for shape in by_size if length.within(shape)]
+    groups[fitting[0] if fitting else by_size[-1]].append(task)
+  return [(shape, tuple(tasks)) for shape, tasks in groups.items() if tasks]
+
+
+def plan(
+  lengths: Mapping[str, Lengths],
+  rates: Mapping[str, float],
+  num_queries: int,
+  max_buckets: int,
+  limit: tuple[int, int, int],
+) -> Groups:
+  """Cuts the tasks, in order of size, into buckets with the fewest padded tokens.
+
+  Returns:
+    [(shape, tasks)], no bucket empty. Each shape is what its largest tasks need, up to `limit`
+    (support, query, target tokens).
+  """
+  tasks = sorted(lengths, key=lambda task: (_cost(lengths[task], num_queries), task))
+  count = len(tasks)
+  stride = max(1, math.ceil(count / _MAX_CUTS))
+  borders = sorted({*range(0, count, stride), count})
+
+  def shape_of(start: int, stop: int) -> BatchShape:
+    members = [lengths[task] for task in tasks[start:stop]]
+    needs = [max(getattr(m, name) for m in members) for name in ("support", "query", "targets")]
+    support, query, targets = (
+      _round_up(min(need, most), multiple)
+      for need, most, multiple in zip(needs, limit, _MULTIPLES, strict=True)
+    )
+    return BatchShape(support, num_queries, query, targets)
+
+  def cost_of(start: int, stop: int) -> float:
+    share = sum(rates[task] for task in tasks[start:stop])
+    return share * _cost(shape_of(start, stop), num_queries)
+
+  cost = {
+    (a, b): cost_of(a, b) for i, a in enumerate(borders) for b in borders[i + 1 :]
+  }  # fmt: skip
+  best: dict[int, tuple[float, list[int]]] = {0: (0.0, [])}
+  for _ in range(max_buckets):
+    step = dict(best)
+    for stop in borders[1:]:
+      for start, (before, cuts) in best.items():
+        if start < stop and before + cost[start, stop] < step.get(stop, (math.inf,))[0]:
+          step[stop] = (before + cost[start, stop], [*cuts, start])
+    best = step
+  cuts = [*best[count][1], count]
+  groups: dict[BatchShape, tuple[str, ...]] = {}
+  for start, stop in zip(cuts, cuts[1:], strict=False):
+    shape = shape_of(start, stop)
+    groups[shape] = groups.get(shape, ()) + tuple(sorted(tasks[start:stop]))
+  return list(groups.items())
+
+
+def _cost(shape: "BatchShape | Lengths", num_queries: int) -> int:
+  """Tokens of one padded episode."""
+  return shape.support + num_queries * shape.query
+
+
+def _round_up(value: int, multiple: int) -> int:
+  return max(multiple, -(-value // multiple) * multiple)

@@ -1,0 +1,164 @@
+"""fewshot: a folder of JSON or JSONL files of examples, one task a file. Bring your own tasks.
+
+    [{"input": "wolf", "output": "wolves"}, ...]                    animals.json
+    {"input": "Good film.", "output": "yes", "options": ["yes", "no"]}   one a line in reviews.jsonl
+
+`Folder(path)` registers a task `<name>.<file stem>` per file and a mixture `<name>` over them, with
+equal rates. Inputs, outputs and options are strings; numbers are taken as Python writes them
+(3 -> "3"), anything else is an error. Nothing is read at import.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hyperjax.data.manifest import did_you_mean, digest, file_digest
+
+_SUFFIXES = (".json", ".jsonl")
+_FIELDS = ("input", "output", "options")
+
+
+@dataclasses.dataclass(frozen=True)
+class Folder:
+  """A folder of few-shot tasks.
+
+  Attributes:
+    path: the folder.
+    include: file stems to take; all, where empty.
+    exclude: file stems to leave out.
+    name: name of the mixture and first part of the tasks' names.
+  """
+
+  path: str
+  include: Sequence[str] = ()
+  exclude: Sequence[str] = ()
+  name: str = "fewshot"
+
+  def __post_init__(self):
+    object.__setattr__(self, "include", tuple(self.include))
+    object.__setattr__(self, "exclude", tuple(self.exclude))
+
+  def available(self) -> bool:
+    return pathlib.Path(self.path).is_dir()
+
+  def files(self) -> dict[str, pathlib.Path]:
+    """Returns {task name: file}, in order of name."""
+    if not self.available():
+      raise FileNotFoundError(f"fewshot.Folder: there is no folder {self.path}.")
+    stems = {}
+    for file in sorted(pathlib.Path(self.path).iterdir()):
+      if file.suffix in _SUFFIXES:
+        if file.stem in stems:
+          raise ValueError(f"{stems[file.stem]} and {file}: two files for one task.")
+        stems[file.stem] = file
+    if not stems:
+      raise ValueError(f"{self.path}: no file ends in {' or '.join(_SUFFIXES)}.")
+    for field in ("include", "exclude"):
+      for stem in getattr(self, field):
+        if stem not in stems:
+          hint = did_you_mean(stem, stems)
+          raise ValueError(f"{self.path}: {field} names '{stem}', which is no file there.{hint}")
+    chosen = [s for s in stems if (not self.include or s in self.include) and s not in self.exclude]
+    if not chosen:
+      raise ValueError(f"{self.path}: include and exclude leave no task.")
+    tasks = {}
+    for stem in chosen:
+      task = f"{self.name}.{legal(stem)}"
+      if task in tasks:
+        raise ValueError(f"{tasks[task]} and {stems[stem]}: both would be task '{task}'.")
+      tasks[task] = stems[stem]
+    return tasks
+
+  def fingerprints(self) -> Mapping[str, str]:
+    """Returns {task name: hash of its file}."""
+    return {task: digest([task, file_digest(file)]) for task, file in self.files().items()}
+
+  def register(self) -> None:
+    """Registers the tasks and the mixture with seqio."""
+    from hyperjax.tasks import registry
+
+    files = self.files()
+    for task, file in files.items():
+      registry.add_examples(task, file, load)
+    registry.add_mixture(self.name, dict.fromkeys(files, 1.0))
+
+
+def legal(stem: str) -> str:
+  """Returns a file's stem as a part of a seqio name: other characters become `_`."""
+  return re.sub(r"[^\w]", "_", stem, flags=re.ASCII)
+
+
+def load(path: str | os.PathLike) -> list[dict[str, Any]]:
+  """Reads and checks one file.
+
+  Returns:
+    Dicts of `input` (str), `output` (str) and, where the file has them, `options` (list of str).
+
+  Raises:
+    ValueError: what is wrong, with file and line (JSONL) or index (JSON).
+  """
+  path = pathlib.Path(path)
+  text = path.read_text(encoding="utf-8")
+  rows = []
+  if path.suffix == ".jsonl":
+    for number, line in enumerate(text.splitlines(), 1):
+      if line.strip():
+        where = f"{path}, line {number}"
+        rows.append((where, _parse(line, where)))
+  else:
+    values = _parse(text, str(path))
+    if not isinstance(values, list):
+      raise ValueError(f"{path}: it must hold a list of examples, not {type(values).__name__}.")
+    rows = [(f"{path}, example {index}", value) for index, value in enumerate(values)]
+  if not rows:
+    raise ValueError(f"{path}: it holds no examples.")
+  return [check(value, where) for where, value in rows]
+
+
+def check(value: Any, where: str) -> dict[str, Any]:
+  """Checks one example as read from JSON; `where` opens each error's sentence."""
+  if not isinstance(value, dict):
+    raise ValueError(f"{where}: an example is an object with 'input' and 'output', not {value!r}.")
+  for name in value:
+    if name not in _FIELDS:
+      hint = did_you_mean(name, _FIELDS)
+      raise ValueError(f"{where}: unknown field '{name}'; allowed: {', '.join(_FIELDS)}.{hint}")
+  for name in ("input", "output"):
+    if name not in value:
+      raise ValueError(f"{where}: the field '{name}' is missing.")
+  example = {name: _string(value[name], f"{where}: {name}") for name in ("input", "output")}
+  if not example["output"].strip():
+    raise ValueError(f"{where}: the output is empty.")
+  if value.get("options") is not None:
+    options = value["options"]
+    if not isinstance(options, list):
+      raise ValueError(f"{where}: options must be a list, not {options!r}.")
+    options = [_string(option, f"{where}: option {i}") for i, option in enumerate(options)]
+    duplicates = sorted({option for option in options if options.count(option) > 1})
+    if duplicates:
+      raise ValueError(f"{where}: option {duplicates[0]!r} occurs twice.")
+    if example["output"] not in options:
+      raise ValueError(f"{where}: the output {example['output']!r} is none of its options.")
+    example["options"] = options
+  return example
+
+
+def _parse(text: str, where: str) -> Any:
+  try:
+    return json.loads(text)
+  except json.JSONDecodeError as error:
+    raise ValueError(
+      f"{where}: not JSON: {error.msg} (line {error.lineno}, column {error.colno})."
+    ) from error
+
+
+def _string(value: Any, where: str) -> str:
+  if isinstance(value, str):
+    return value
+  if isinstance(value, int | float) and not isinstance(value, bool):
+    return str(value)
+  raise ValueError(f"{where} must be a string or a number, not {value!r}.")
