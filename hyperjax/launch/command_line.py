@@ -152,7 +152,8 @@ def help_text(
   )
   for title, required in (("Must be set", True), ("May be set", False)):
     rows = [row for row in macros if (not row[1]) == required]
-    lines = [f"  --gin.{name}={value or '...'}\n      {text}" for name, value, text in rows]
+    lines = [f"  --gin.{name}={value or '...'}" + f"\n      {text}" * bool(text)
+             for name, value, text in rows]
     if lines:
       parts.append(f"{title}:\n" + "\n".join(lines))
   if not macros:

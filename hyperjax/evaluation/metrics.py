@@ -1,0 +1,139 @@
+"""From scored queries to figures: per task, per family, macro-averaged, with intervals over tasks.
+
+The unit of generalisation is the task, so a figure is a macro average (every task counts alike,
+whatever its number of queries) and its interval is a bootstrap over tasks. A record is a dict with
+at least "task", "seed" and the field that is averaged.
+"""
+
+import collections
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+SAMPLES = 10_000  # bootstrap resamples
+COVERAGE = 0.95
+
+
+class Interval(NamedTuple):
+  """A figure and its bootstrap interval over tasks."""
+
+  mean: float
+  low: float
+  high: float
+
+
+class Recovery(NamedTuple):
+  """How much of in-context's gain over zero-shot a method reaches; 1 is all of it.
+
+  All three figures are NaN where the gain's interval contains 0: there is nothing to recover.
+  """
+
+  mean: float
+  low: float
+  high: float
+  gain: Interval  # in-context - zero-shot, the denominator
+
+  @property
+  def defined(self) -> bool:
+    return not math.isnan(self.mean)
+
+
+def exact_match(prediction: str, target: str) -> int:
+  """Returns 1 where two texts are equal up to white space around them, else 0."""
+  return int(prediction.strip() == target.strip())
+
+
+def family(task: str) -> str:
+  """Returns a task's family: its name before the last dot, or the name itself without one."""
+  return task.rpartition(".")[0] or task
+
+
+def by_task(records: Sequence[Mapping[str, Any]], field: str) -> dict[str, float]:
+  """Returns {task: mean}: over the queries of each seed, then over seeds.
+
+  Records without the field are left out (options, for instance, exist in some tasks only), and so
+  are tasks of which no record has it. Tasks are sorted by name.
+  """
+  groups: dict[str, dict[int, list[float]]] = collections.defaultdict(
+    lambda: collections.defaultdict(list)
+  )
+  for record in records:
+    if record.get(field) is not None:
+      groups[record["task"]][record["seed"]].append(float(record[field]))
+  return {
+    task: float(np.mean([np.mean(values) for values in seeds.values()]))
+    for task, seeds in sorted(groups.items())
+  }
+
+
+def by_family(values: Mapping[str, float]) -> dict[str, float]:
+  """Returns {family: mean over its tasks} of {task: value}."""
+  groups = collections.defaultdict(list)
+  for task, value in values.items():
+    groups[family(task)].append(value)
+  return {name: float(np.mean(members)) for name, members in sorted(groups.items())}
+
+
+def macro(values: Mapping[str, float], *, seed: int = 0) -> Interval:
+  """Returns the mean over tasks of {task: value}, with its interval."""
+  array = _aligned(values)[0]
+  return _interval(float(array.mean()), array[_draws(array.size, seed)].mean(axis=1))
+
+
+def difference(left: Mapping[str, float], right: Mapping[str, float], *, seed: int = 0) -> Interval:
+  """Returns the macro average of left - right, both of the same resampled tasks."""
+  a, b = _aligned(left, right)
+  return macro(dict(zip(sorted(left), (a - b).tolist(), strict=True)), seed=seed)
+
+
+def recovery(
+  method: Mapping[str, float],
+  zero_shot: Mapping[str, float],
+  in_context: Mapping[str, float],
+  *,
+  seed: int = 0,
+) -> Recovery:
+  """Returns (method - zero_shot) / (in_context - zero_shot), a ratio of macro averages.
+
+  Numerator and denominator are of the same resampled tasks.
+
+  Raises:
+    ValueError: the three are not over the same tasks.
+  """
+  ours, low, high = _aligned(method, zero_shot, in_context)
+  gain = difference(in_context, zero_shot, seed=seed)
+  if gain.low <= 0 <= gain.high:
+    return Recovery(math.nan, math.nan, math.nan, gain)
+  draws = _draws(ours.size, seed)
+  numerator, denominator = (ours - low)[draws].mean(axis=1), (high - low)[draws].mean(axis=1)
+  # A resample without any gain has no ratio; it stands for the ratio's two infinite ends.
+  with np.errstate(divide="ignore", invalid="ignore"):
+    ratios = numerator / denominator
+  interval = _interval(float((ours - low).mean() / gain.mean), ratios[np.isfinite(ratios)])
+  return Recovery(*interval, gain)
+
+
+def _aligned(*values: Mapping[str, float]) -> list[Float[np.ndarray, " tasks"]]:
+  """Returns the values of mappings over the same tasks as arrays, in the tasks' order."""
+  first, *others = values
+  if not first:
+    raise ValueError("there is no task to average over.")
+  for other in others:
+    if set(other) != set(first):
+      names = ", ".join(sorted(set(other) ^ set(first)))
+      raise ValueError(f"methods were evaluated on different tasks; these are not in all: {names}.")
+  return [np.array([mapping[task] for task in sorted(first)], np.float64) for mapping in values]
+
+
+def _draws(tasks: int, seed: int) -> Int[np.ndarray, "samples tasks"]:
+  """Returns the tasks of each bootstrap resample; the same for every figure of one report."""
+  return np.random.default_rng(seed).integers(tasks, size=(SAMPLES, tasks))
+
+
+def _interval(mean: float, resampled: Float[np.ndarray, " samples"]) -> Interval:
+  tail = (1 - COVERAGE) / 2
+  low, high = np.quantile(resampled, [tail, 1 - tail])
+  return Interval(mean, float(low), float(high))
