@@ -1,7 +1,8 @@
-"""Packages are listed by hand: `tasks/` and `gin/` lie beside the library but are installed inside it.
+"""Packages are listed by hand: `tasks/` and `gin/` lie beside the library and are installed in it.
 
 `find_packages()` would ship a global `tasks`, and a Python file in `gin/` would shadow gin-config.
 """
+
 import pathlib
 
 from setuptools import setup
@@ -51,10 +52,13 @@ setup(
     "flax>=0.12.8",
     "gguf",
     "gin-config",
+    "huggingface-hub",
     "inflect",
     "jax",
     "jaxtyping",
+    "lemminflect",
     "matplotlib",
+    "ml-dtypes",
     "num2words",
     "numpy",
     "optax",

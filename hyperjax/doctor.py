@@ -60,7 +60,7 @@ def is_intact(file: PackagePath) -> bool:
 
 
 def repair_owners() -> str:
-  """Returns the command that leaves one owner; the shims keep it so, but only a checkout has them."""
+  """Returns the command that leaves one owner; a checkout's shims keep it so."""
   shims = " ".join(str(SHIMS / rival) for rival in OWNERS.values()) if SHIMS.is_dir() else ""
   return (
     f"{PIP} uninstall -y {' '.join(OWNERS.values())} && "

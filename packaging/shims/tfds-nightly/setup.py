@@ -2,6 +2,7 @@
 
 Its version is above every nightly's, so no resolver ever prefers the real one.
 """
+
 from setuptools import setup
 
 setup(

@@ -1,0 +1,72 @@
+"""Tests of the `hyperjax` command itself."""
+
+import importlib.util
+import subprocess
+import sys
+import time
+import types
+
+import pytest
+
+import hyperjax
+from hyperjax import cli
+
+
+def test_help_names_every_command(capsys):
+  assert cli.main(["--help"]) == 0
+  out = capsys.readouterr().out
+  for name, (_, summary) in cli.COMMANDS.items():
+    assert f"  {name} " in out and summary in out
+  assert "hyperjax adapt --examples" in out
+
+
+def test_every_command_has_a_module():
+  missing = [
+    module for module, _ in cli.COMMANDS.values() if importlib.util.find_spec(module) is None
+  ]
+  assert not missing
+
+
+def test_no_command_prints_the_help_and_fails(capsys):
+  assert cli.main([]) == 2
+  assert "usage: hyperjax COMMAND" in capsys.readouterr().out
+
+
+def test_version(capsys):
+  assert cli.main(["--version"]) == 0
+  assert capsys.readouterr().out == f"{hyperjax.__version__}\n"
+
+
+def test_an_unknown_command_names_the_nearest(capsys):
+  assert cli.main(["evalute", "--gin_file=x.gin"]) == 2
+  error = capsys.readouterr().err
+  assert "unknown command 'evalute'. Did you mean 'evaluate'?" in error
+  assert "Commands: data, train" in error
+
+
+def test_a_word_near_nothing_gets_no_hint(capsys):
+  assert cli.main(["xyzzy"]) == 2
+  assert "Did you mean" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("returned", "status"), [(None, 0), (3, 3)])
+def test_the_rest_of_the_line_reaches_the_command(monkeypatch, returned, status):
+  seen = []
+  module = types.SimpleNamespace(main=lambda argv: seen.append(argv) or returned)
+  monkeypatch.setitem(sys.modules, cli.COMMANDS["train"][0], module)
+  assert cli.main(["train", "--gin_file=a.gin", "--help"]) == status
+  assert seen == [["--gin_file=a.gin", "--help"]]
+
+
+def test_help_is_fast_since_it_imports_no_command():
+  """In the best of three, so that a busy machine does not decide."""
+  program = (
+    "import sys; from hyperjax import cli; cli.main(['--help']);"
+    "sys.exit(bool({'jax', 'numpy', 'gin', 'tensorflow'} & set(sys.modules)))"
+  )
+  seconds = []
+  for _ in range(3):
+    start = time.perf_counter()
+    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+    seconds.append(time.perf_counter() - start)
+  assert min(seconds) < 0.3

@@ -1,0 +1,9 @@
+"""Sets what jax, TensorFlow, torch and tokenizers read from the environment as they start."""
+
+import os
+
+# Here, because each of them reads its variable once, at its first import.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
