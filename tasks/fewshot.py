@@ -18,7 +18,6 @@ from typing import Any
 
 from hyperjax.data.manifest import did_you_mean, digest, file_digest
 
-_SUFFIXES = (".json", ".jsonl")
 _FIELDS = ("input", "output", "options")
 
 
@@ -47,31 +46,7 @@ class Folder:
 
   def files(self) -> dict[str, pathlib.Path]:
     """Returns {task name: file}, in order of name."""
-    if not self.available():
-      raise FileNotFoundError(f"fewshot.Folder: there is no folder {self.path}.")
-    stems = {}
-    for file in sorted(pathlib.Path(self.path).iterdir()):
-      if file.suffix in _SUFFIXES:
-        if file.stem in stems:
-          raise ValueError(f"{stems[file.stem]} and {file}: two files for one task.")
-        stems[file.stem] = file
-    if not stems:
-      raise ValueError(f"{self.path}: no file ends in {' or '.join(_SUFFIXES)}.")
-    for field in ("include", "exclude"):
-      for stem in getattr(self, field):
-        if stem not in stems:
-          hint = did_you_mean(stem, stems)
-          raise ValueError(f"{self.path}: {field} names '{stem}', which is no file there.{hint}")
-    chosen = [s for s in stems if (not self.include or s in self.include) and s not in self.exclude]
-    if not chosen:
-      raise ValueError(f"{self.path}: include and exclude leave no task.")
-    tasks = {}
-    for stem in chosen:
-      task = f"{self.name}.{legal(stem)}"
-      if task in tasks:
-        raise ValueError(f"{tasks[task]} and {stems[stem]}: both would be task '{task}'.")
-      tasks[task] = stems[stem]
-    return tasks
+    return choose(self, (".json", ".jsonl"))
 
   def fingerprints(self) -> Mapping[str, str]:
     """Returns {task name: hash of its file}."""
@@ -85,6 +60,38 @@ class Folder:
     for task, file in files.items():
       registry.add_examples(task, file, load)
     registry.add_mixture(self.name, dict.fromkeys(files, 1.0))
+
+
+def choose(folder, suffixes: Sequence[str]) -> dict[str, pathlib.Path]:
+  """Returns {task name: file} of a folder (with path, include, exclude, name), in order of name."""
+  path = pathlib.Path(folder.path)
+  if not path.is_dir():
+    raise FileNotFoundError(f"Source '{folder.name}': there is no folder {path}.")
+  stems: dict[str, pathlib.Path] = {}
+  for file in sorted(path.iterdir()):
+    if file.suffix in suffixes:
+      if file.stem in stems:
+        raise ValueError(f"{stems[file.stem]} and {file}: two files for one task.")
+      stems[file.stem] = file
+  if not stems:
+    raise ValueError(f"{path}: no file ends in {' or '.join(suffixes)}.")
+  for field in ("include", "exclude"):
+    for stem in getattr(folder, field):
+      if stem not in stems:
+        hint = did_you_mean(stem, stems)
+        raise ValueError(f"{path}: {field} names '{stem}', which is no file there.{hint}")
+  include, exclude = folder.include or stems, folder.exclude
+  tasks: dict[str, pathlib.Path] = {}
+  for stem, file in stems.items():
+    if stem not in include or stem in exclude:
+      continue
+    task = f"{folder.name}.{legal(stem)}"
+    if task in tasks:
+      raise ValueError(f"{tasks[task]} and {file}: both would be task '{task}'.")
+    tasks[task] = file
+  if not tasks:
+    raise ValueError(f"{path}: include and exclude leave no task.")
+  return tasks
 
 
 def legal(stem: str) -> str:

@@ -71,7 +71,7 @@ def _add_task(name: str, path, dataset, features) -> None:
         f"Task '{name}' is registered already, from {_FILES.get(name, 'elsewhere')}, not from "
         f"{path}: give the folder another name."
       )
-    return
+    seqio.TaskRegistry.remove(name)
   source = seqio.FunctionDataSource(dataset, splits=("train",))
   seqio.TaskRegistry.add(name, source, preprocessors=[], output_features=features)
   _FILES[name] = path

@@ -1,7 +1,7 @@
 """Episodes: a support of a few examples and queries of the same task, as pure functions of numbers.
 
-A training episode follows from (seed, step, row) alone, so a run resumes exactly at any step, on any
-number of hosts. An evaluation episode follows from (seed, id of its first query).
+A training episode follows from (seed, step, row) alone, so a run resumes exactly at any step, on
+any number of hosts. An evaluation episode follows from (seed, id of its first query).
 """
 
 import dataclasses
@@ -184,8 +184,8 @@ class Sampler:
     for split in {query_split, support_split}:
       if manifest.split(task, split)["kind"] != EXAMPLES:
         raise ValueError(
-          f"Task '{task}' is language modelling (targets only): it has no few-shot episodes. Use it "
-          "with CACLM."
+          f"Task '{task}' is language modelling (targets only): it has no few-shot episodes. Use "
+          "it with CACLM."
         )
     distinct = entry["distinct_inputs"]
     if distinct < max_shots + 1:

@@ -10,7 +10,7 @@ import numpy as np
 
 from hyperjax.core.batch import Batch, DecoderQuery, Support
 from hyperjax.data.episodes import Episode, Query
-from hyperjax.data.shapes import BatchShape, _round_up
+from hyperjax.data.shapes import BatchShape, rounded
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,11 +58,11 @@ class Info:
 def fit(episodes: Sequence[Episode]) -> BatchShape:
   """Returns the smallest (rounded) shape that cuts nothing of the episodes."""
   queries = [query for episode in episodes for query in episode.queries]
-  return BatchShape(
-    support=_round_up(max(len(e.head) + sum(map(len, e.shots)) for e in episodes), 16),
+  return rounded(
+    support=max(len(e.head) + sum(map(len, e.shots)) for e in episodes),
     queries=max(len(episode.queries) for episode in episodes),
-    query=_round_up(max(len(q.input) + len(q.target) - 1 for q in queries), 8),
-    targets=_round_up(max(len(q.target) for q in queries), 4),
+    query=max(len(q.input) + len(q.target) - 1 for q in queries),
+    targets=max(len(q.target) for q in queries),
   )
 
 

@@ -96,14 +96,14 @@ class DataConfig:
       sources.append(getattr(importlib.import_module(module), name)(**source["fields"]))
     return cls(**{**values, "sources": sources, "prompt": PromptFormat.from_json(values["prompt"])})
 
-  def hash(self) -> str:
-    """Returns a hash of what is built, free of where its files lie."""
+  def portable(self) -> dict:
+    """Returns what is built, free of where its files lie (the manifest holds fingerprints)."""
     values = self.to_json()
-    del values["vocabulary"]  # the manifest holds its fingerprint
+    del values["vocabulary"]
     for source in values["sources"]:
       for name in _LOCATION_FIELDS:
         source["fields"].pop(name, None)
-    return digest(values)
+    return values
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,37 +225,36 @@ def ensure(config: DataConfig, out: str | os.PathLike, *, build: bool = True) ->
     RuntimeError: the builder failed.
   """
   out = pathlib.Path(out)
-  command = f"hyperjax data --config_json {shlex.quote(str(out / 'config.json'))} --out " + (
-    shlex.quote(str(out))
-  )
+  file = out.with_name(f"{out.name}.config.json")  # beside: it names this machine's paths
+  arguments = ["--config_json", str(file), "--out", str(out)]
+  command = f"hyperjax data {shlex.join(arguments)}"
   if (out / FILE).exists():
     manifest = Manifest.load(out)
     problem = _difference(manifest, config)
     if problem:
-      _write_config(config, out)
+      _write_config(config, file)
       raise ValueError(f"{out}: {problem} Rebuild it: {command}")
     return manifest
-  _write_config(config, out)
+  _write_config(config, file)
   if not build or importlib_util.find_spec("seqio") is None:
     why = "seqio is not installed here" if build else "this run does not build data"
     raise FileNotFoundError(f"{out} is not a finished data folder and {why}. Build it: {command}")
-  arguments = ["--config_json", str(out / "config.json"), "--out", str(out)]
   status = subprocess.run([sys.executable, "-m", "hyperjax.data", *arguments], check=False)
   if status.returncode:
     raise RuntimeError(f"Building {out} failed (status {status.returncode}); repeat it: {command}")
   return Manifest.load(out)
 
 
-def _write_config(config: DataConfig, out: pathlib.Path) -> None:
-  out.mkdir(parents=True, exist_ok=True)
-  (out / "config.json").write_text(json.dumps(config.to_json(), indent=1))
+def _write_config(config: DataConfig, file: pathlib.Path) -> None:
+  file.parent.mkdir(parents=True, exist_ok=True)
+  file.write_text(json.dumps(config.to_json(), indent=1))
 
 
 def _difference(manifest: Manifest, config: DataConfig) -> str | None:
   """Says in what a data folder differs from its configuration, None where it does not."""
-  if manifest.values["config_hash"] != config.hash():
-    built, wanted = manifest.values["config"], config.to_json()
-    changed = [key for key in wanted if key != "vocabulary" and built.get(key) != wanted[key]]
+  built, wanted = manifest.values["config"], config.portable()
+  changed = [key for key in wanted if built.get(key) != wanted[key]]
+  if changed:
     details = "; ".join(f"{key} is {wanted[key]}, was {built.get(key)}" for key in changed)
     return f"it was built from another configuration: {details}."
   for source in config.sources:

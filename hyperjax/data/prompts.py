@@ -116,8 +116,8 @@ def _continuations(vocabulary, texts: Sequence[str]) -> list[list[int]]:
   """Encodes texts as continuations of a prompt.
 
   SentencePiece puts a space in front of every text that it encodes; a target stands in the middle
-  of a sequence and must not get it. So each text is encoded behind an anchor, whose ids are cut off.
-  Where the tokenizer joins anchor and text, there is no boundary to cut at: the text is then
+  of a sequence and must not get it. So each text is encoded behind an anchor, whose ids are cut
+  off. Where the tokenizer joins anchor and text, there is no boundary to cut at: the text is then
   encoded alone.
   """
   anchor, *anchored = vocabulary.encode_batch([_ANCHOR, *(_ANCHOR + text for text in texts)])

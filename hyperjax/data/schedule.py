@@ -108,7 +108,7 @@ class Blocks:
 
 
 def apportion(shares: np.ndarray, size: int) -> np.ndarray:
-  """Returns whole numbers of sum `size` in proportion to the shares (largest remainder), all >= 1."""
+  """Returns whole numbers, at least 1, in proportion to the shares (largest remainder)."""
   exact = shares * size
   counts = np.maximum(np.floor(exact).astype(np.int64), 1)
   order = np.argsort(-(exact - np.floor(exact)), kind="stable")

@@ -92,11 +92,8 @@ def plan(
   def shape_of(start: int, stop: int) -> BatchShape:
     members = [lengths[task] for task in tasks[start:stop]]
     needs = [max(getattr(m, name) for m in members) for name in ("support", "query", "targets")]
-    support, query, targets = (
-      _round_up(min(need, most), multiple)
-      for need, most, multiple in zip(needs, limit, _MULTIPLES, strict=True)
-    )
-    return BatchShape(support, num_queries, query, targets)
+    support, query, targets = map(min, needs, limit)
+    return rounded(support, num_queries, query, targets)
 
   def cost_of(start: int, stop: int) -> float:
     share = sum(rates[task] for task in tasks[start:stop])
@@ -126,5 +123,8 @@ def _cost(shape: "BatchShape | Lengths", num_queries: int) -> int:
   return shape.support + num_queries * shape.query
 
 
-def _round_up(value: int, multiple: int) -> int:
-  return max(multiple, -(-value // multiple) * multiple)
+def rounded(support: int, queries: int, query: int, targets: int) -> BatchShape:
+  """Returns the shape that has room for these sizes, rounded up to what computes well."""
+  sizes = zip((support, query, targets), _MULTIPLES, strict=True)
+  support, query, targets = (max(unit, -(-size // unit) * unit) for size, unit in sizes)
+  return BatchShape(support, queries, query, targets)

@@ -2,9 +2,9 @@
 
     stores/<key>/
       meta.json      version, kind, counts, dtype, length statistics; written last
-      tokens.bin     all pieces, one after another (uint16 where the vocabulary allows, else uint32)
+      tokens.bin     all pieces in a row; uint16 where the vocabulary allows, else uint32
       offsets.npy    [pieces + 1] int64
-      examples.npy   [examples, 4] int64: input, target and definition piece (-1: none), first option
+      examples.npy   [examples, 4] int64: input, target and definition piece (or -1), first option
       options.npy    [...] int64: piece of every option
 
 A store of documents (language modelling) has pieces only: piece i is document i.

@@ -1,0 +1,126 @@
+"""Evaluation sets: the same episodes for every method, in a few static shapes."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from hyperjax.core.batch import Batch
+from hyperjax.data import episodes as episodes_lib
+from hyperjax.data import loader, shapes
+from hyperjax.data.episodes import Episode
+from hyperjax.data.manifest import Manifest
+from hyperjax.data.shapes import BatchShape
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalConfig:
+  """Which queries are asked, under which supports.
+
+  Attributes:
+    num_shots: examples in a support.
+    num_queries: queries that share a support.
+    max_queries: queries per task; None for all.
+    seeds: one evaluation each; a seed draws the supports, the queries stay.
+    include: tasks (or the front part of their names up to a dot); all, where empty.
+    exclude: tasks to leave out.
+    batch_size: episodes scored at once.
+    max_shapes: static shapes to sort the tasks into.
+  """
+
+  num_shots: int = 10
+  num_queries: int = 10
+  max_queries: int | None = 100
+  seeds: Sequence[int] = (0,)
+  include: Sequence[str] = ()
+  exclude: Sequence[str] = ()
+  batch_size: int = 8
+  max_shapes: int = 2
+
+  def __post_init__(self):
+    for name in ("num_shots", "num_queries", "batch_size", "max_shapes"):
+      if getattr(self, name) < 1:
+        raise ValueError(f"EvalConfig.{name} must be at least 1, not {getattr(self, name)}")
+    if not self.seeds:
+      raise ValueError("EvalConfig.seeds is empty")
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+  """Episodes that share one static shape."""
+
+  shape: BatchShape
+  episodes: tuple[Episode, ...]
+
+
+def groups(
+  manifest: Manifest,
+  config: EvalConfig,
+  seed: int,
+  *,
+  other_support: bool = False,
+  shuffle_outputs: bool = False,
+) -> list[Group]:
+  """The episodes of one seed, sorted into at most `max_shapes` shapes that cut nothing.
+
+  The shapes are the same for all seeds and controls of a configuration.
+
+  Args:
+    manifest: the data folder.
+    config: what is asked.
+    seed: draws the supports.
+    other_support: control: each task's supports come from another task.
+    shuffle_outputs: control: outputs of each support change places.
+  """
+  tasks = manifest.select(config.include, config.exclude)
+  others = episodes_lib.other_tasks(tasks) if other_support else {}
+
+  def draw(task: str, seed: int, **control) -> list[Episode]:
+    return episodes_lib.eval_episodes(
+      manifest, task, num_shots=config.num_shots, num_queries=config.num_queries,
+      max_queries=config.max_queries, seed=seed, **control,
+    )  # fmt: skip
+
+  plain = {task: [e for s in config.seeds for e in draw(task, s)] for task in tasks}
+  longest_support = loader.fit([e for task in tasks for e in plain[task]]).support
+  out = []
+  for members in _sort(plain, config):
+    shape = loader.fit([e for task in members for e in plain[task]])
+    if other_support:
+      shape = dataclasses.replace(shape, support=longest_support)
+    chosen = [
+      e
+      for task in members
+      for e in draw(task, seed, shuffle_outputs=shuffle_outputs, support_task=others.get(task))
+    ]
+    out.append(Group(dataclasses.replace(shape, queries=config.num_queries), tuple(chosen)))
+  return out
+
+
+def _sort(plain: dict[str, list[Episode]], config: EvalConfig) -> list[list[str]]:
+  """Tasks by the shape that they need."""
+  needs = {task: loader.fit(episodes) for task, episodes in plain.items()}
+  lengths = {
+    task: shapes.Lengths(need.support, need.query, need.targets) for task, need in needs.items()
+  }
+  rates = {task: float(len(episodes)) for task, episodes in plain.items()}
+  most = [max(getattr(n, f) for n in needs.values()) for f in ("support", "query", "targets")]
+  planned = shapes.plan(lengths, rates, config.num_queries, config.max_shapes, tuple(most))
+  return [list(members) for _, members in planned]
+
+
+def batches(
+  group: Group, batch_size: int
+) -> Iterator[tuple[Batch, np.ndarray, Sequence[Episode]]]:
+  """Batches of exactly `batch_size` episodes; the last one is filled up with its first episode.
+
+  Yields:
+    The batch, a mask [B, M] of the queries that count, and the episodes of its real rows.
+  """
+  for start in range(0, len(group.episodes), batch_size):
+    real = group.episodes[start : start + batch_size]
+    filled = [*real, *[real[0]] * (batch_size - len(real))]
+    batch, _ = loader.to_batch(filled, group.shape)
+    mask = batch.weights.sum(-1) > 0
+    mask[len(real) :] = False
+    yield batch, mask, real

@@ -1,0 +1,86 @@
+"""text: a folder of plain text files for language modelling (CACLM), one task a file.
+
+`Folder(path)` registers a task `<name>.<file stem>` per `.txt` file and a mixture `<name>` over
+them, with rates by size. A file is one document, or several where a separator is given. Documents
+of more than `_MAX_CHARACTERS` are cut at line ends: no tokenizer is given a gigabyte at once.
+"""
+
+import dataclasses
+import functools
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+
+from hyperjax.data.manifest import digest, file_digest
+from hyperjax.tasks import fewshot
+
+_MAX_CHARACTERS = 2**20
+
+
+@dataclasses.dataclass(frozen=True)
+class Folder:
+  """A folder of text files.
+
+  Attributes:
+    path: the folder.
+    include: file stems to take; all, where empty.
+    exclude: file stems to leave out.
+    name: name of the mixture and first part of the tasks' names.
+    separator: the text between two documents of a file, such as "\\n\\n\\n"; None: a file is one.
+  """
+
+  path: str
+  include: Sequence[str] = ()
+  exclude: Sequence[str] = ()
+  name: str = "text"
+  separator: str | None = None
+
+  def __post_init__(self):
+    object.__setattr__(self, "include", tuple(self.include))
+    object.__setattr__(self, "exclude", tuple(self.exclude))
+    if self.separator == "":
+      raise ValueError("text.Folder: separator is empty; use None for one document a file.")
+
+  def available(self) -> bool:
+    return pathlib.Path(self.path).is_dir()
+
+  def files(self) -> dict[str, pathlib.Path]:
+    """Returns {task name: file}, in order of name."""
+    return fewshot.choose(self, (".txt",))
+
+  def fingerprints(self) -> Mapping[str, str]:
+    """Returns {task name: hash of its file}."""
+    return {
+      task: digest([task, file_digest(file), self.separator])
+      for task, file in self.files().items()
+    }
+
+  def register(self) -> None:
+    """Registers the tasks and the mixture with seqio."""
+    from hyperjax.tasks import registry
+
+    files = self.files()
+    for task, file in files.items():
+      registry.add_documents(task, file, functools.partial(load, file, self.separator))
+    registry.add_mixture(
+      self.name, {task: float(file.stat().st_size) for task, file in files.items()}
+    )
+
+
+def load(path: str | os.PathLike, separator: str | None = None) -> list[str]:
+  """Reads a file's documents; a file without text is an error."""
+  text = pathlib.Path(path).read_text(encoding="utf-8")
+  documents = [text] if separator is None else text.split(separator)
+  pieces = [piece for document in documents for piece in _cut(document) if piece.strip()]
+  if not pieces:
+    raise ValueError(f"{path}: it holds no text.")
+  return pieces
+
+
+def _cut(document: str) -> list[str]:
+  pieces = []
+  while len(document) > _MAX_CHARACTERS:
+    stop = document.rfind("\n", 0, _MAX_CHARACTERS) + 1 or _MAX_CHARACTERS
+    pieces.append(document[:stop])
+    document = document[stop:]
+  return [*pieces, document]
