@@ -10,25 +10,20 @@ from setuptools import setup
 ROOT = pathlib.Path(__file__).resolve().parent
 
 
-def library_packages():
-  """Returns hyperjax and its subpackages, by name."""
-  folders = sorted(file.parent for file in (ROOT / "hyperjax").rglob("__init__.py"))
-  return [".".join(folder.relative_to(ROOT).parts) for folder in folders]
-
-
-def config_packages():
-  """Returns {package name: folder} of gin/ and each of its subfolders."""
-  folders = [ROOT / "gin", *sorted(path for path in (ROOT / "gin").rglob("*") if path.is_dir())]
+def packages_below(folder, name):
+  """Returns {package name: folder} for a folder of the checkout and its subfolders."""
+  top = ROOT / folder
+  folders = [top, *(path for path in top.rglob("*") if path.is_dir())]
   return {
-    ".".join(["hyperjax", "configs", *folder.relative_to(ROOT / "gin").parts]): str(
-      folder.relative_to(ROOT)
-    )
-    for folder in folders
-    if folder.is_dir()
+    ".".join([name, *path.relative_to(top).parts]): str(path.relative_to(ROOT))
+    for path in sorted(folders)
+    if path.is_dir() and "__pycache__" not in path.parts
   }
 
 
-CONFIGS = config_packages()
+CONFIGS = packages_below("gin", "hyperjax.configs")
+TASKS = packages_below("tasks", "hyperjax.tasks")
+PACKAGES = {**packages_below("hyperjax", "hyperjax"), **TASKS, **CONFIGS}
 
 setup(
   name="hyperjax",
@@ -39,11 +34,11 @@ setup(
   license="Apache-2.0",
   license_files=["LICENSE"],
   python_requires=">=3.11,<3.14",
-  packages=[*library_packages(), "hyperjax.tasks", *CONFIGS],
-  package_dir={"hyperjax.tasks": "tasks", **CONFIGS},
+  packages=list(PACKAGES),
+  package_dir=PACKAGES,
   package_data={
-    "hyperjax.tasks": ["*.json", "*.txt"],
-    **{package: ["*.gin"] for package in CONFIGS},
+    **dict.fromkeys(TASKS, ["*.json", "*.txt"]),
+    **dict.fromkeys(CONFIGS, ["*.gin"]),
   },
   install_requires=[
     "absl-py",
@@ -71,6 +66,7 @@ setup(
     "seqio",
     "t5",
     "tensorboardX",
+    "tensorflow",
     "tensorflow-datasets",
     "tokenizers",
     "transformers",
