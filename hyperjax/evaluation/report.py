@@ -1,0 +1,369 @@
+"""From the scored queries of all methods to results.json, report.md, plots and a table.
+
+Every method answers the same queries, each query is one record:
+{"task", "query_id", "seed", "input", "target", "prediction", "exact_match", "log_likelihood",
+"tokens"[, "option_correct"]}.
+"""
+
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import tempfile
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import rich.box
+import rich.console
+import rich.table
+
+import hyperjax
+from hyperjax.evaluation import metrics, plots
+
+Records = Mapping[str, Sequence[Mapping[str, Any]]]
+
+# {figure: field of a record}
+FIGURES = {
+  "exact_match": "exact_match",
+  "log_likelihood": "log_likelihood",
+  "option_accuracy": "option_correct",
+}
+RECOVERED = ("exact_match", "log_likelihood")
+NEEDED = ("zero_shot", "in_context")
+LIBRARIES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy")
+SAMPLES_PER_TASK = 2
+
+DEFINITIONS = """\
+- **Exact match**: the prediction, decoded greedily up to the terminator, equals the target, both \
+without white space around them.
+- **Log-likelihood**: the mean over queries of the *sum* over the target's tokens, its terminator \
+included, of the natural log-probability.
+- **Option accuracy**: the share of queries whose right option is the likeliest, over the tasks \
+that have options.
+- Every figure is a **macro average**: the mean over queries within a task and a seed, then over \
+seeds, then over tasks. In brackets: a 95% bootstrap interval over tasks (10 000 resamples).
+- **Recovery** = (method - zero-shot) / (in-context - zero-shot), a ratio of macro averages; \
+numerator and denominator are of the same resampled tasks. It is undefined where the interval of \
+the denominator contains 0.
+- All methods answered the same queries with the same supports. **φ of another task** and **φ of \
+shuffled outputs** are controls: the hypermodel read the support of another task, or this task's \
+inputs with each other's outputs.
+"""
+
+
+def write(
+  folder: str | os.PathLike,
+  records: Records,
+  *,
+  hypermodel: str = "hyperllama",
+  config: str,
+  command: str,
+  curve: plots.Curve | None = None,
+) -> dict[str, Any]:
+  """Writes a report and prints its table; returns what results.json holds.
+
+  Files: results.json, records.jsonl (every query of every method), report.md, methods.png,
+  tasks.png and, with a curve, curve.png. Each is written whole or not at all, results.json last.
+
+  Args:
+    folder: where to; created where it does not exist.
+    records: {method: records}; zero_shot, in_context and the hypermodel have to be among them.
+    hypermodel: the method that "recovery" is about.
+    config: the gin configuration that the figures come from.
+    command: the command line.
+    curve: {method: (minutes of training, macro exact match) pairs}.
+
+  Raises:
+    ValueError: a method is missing, or methods did not answer the same queries.
+  """
+  results = summarise(records, hypermodel=hypermodel, config=config, command=command)
+  images = {"methods.png": plots.summary(results), "tasks.png": plots.tasks(results, hypermodel)}
+  if curve:
+    images["curve.png"] = plots.curve(results, curve)
+  lines = [json.dumps({"method": m, **r}, ensure_ascii=False) for m in records for r in records[m]]
+  files = {name: image for name, image in images.items()}
+  files["records.jsonl"] = ("\n".join(lines) + "\n").encode()
+  files["report.md"] = markdown(results, records, list(images)).encode()
+  files["results.json"] = (json.dumps(results, indent=2, allow_nan=False) + "\n").encode()
+  for name, content in files.items():
+    _write_whole(pathlib.Path(folder) / name, content)
+  rich.console.Console().print(table(results))
+  return results
+
+
+def read_records(folder: str | os.PathLike) -> dict[str, list[dict[str, Any]]]:
+  """Returns {method: records} from a report's records.jsonl."""
+  records: dict[str, list[dict[str, Any]]] = {}
+  with open(pathlib.Path(folder) / "records.jsonl") as file:
+    for line in file:
+      record = json.loads(line)
+      records.setdefault(record.pop("method"), []).append(record)
+  return records
+
+
+def read_curve(
+  metrics_file: str | os.PathLike, figure: str = "eval/exact_match"
+) -> list[tuple[float, float]]:
+  """Returns (minutes, figure) pairs of a run's metrics.jsonl: of the lines that have both."""
+  lines = map(json.loads, pathlib.Path(metrics_file).read_text().splitlines())
+  return [
+    (line["minutes"], line[figure])
+    for line in lines
+    if line.get("minutes") is not None and line.get(figure) is not None
+  ]
+
+
+# ---- Figures ------------------------------------------------------------------------------------
+
+
+def summarise(
+  records: Records, *, hypermodel: str, config: str, command: str
+) -> dict[str, Any]:
+  """Returns all figures as plain JSON data; an undefined recovery is null with a "note"."""
+  check(records, hypermodel)
+  methods = plots.ordered(list(records))
+  # {figure: {method: {task: value}}}
+  values = {
+    figure: {m: found for m in methods if (found := metrics.by_task(records[m], field))}
+    for figure, field in FIGURES.items()
+  }
+  recoveries = {
+    method: {
+      figure: _recovery(
+        values[figure][method], values[figure]["zero_shot"], values[figure]["in_context"]
+      )
+      for figure in RECOVERED
+    }
+    for method in methods
+    if method not in NEEDED
+  }
+  tasks = sorted(values["exact_match"][hypermodel])
+  return {
+    "methods": {
+      method: {
+        figure: metrics.macro(found[method])._asdict()
+        for figure, found in values.items()
+        if method in found
+      }
+      for method in methods
+    },
+    "recovery": recoveries[hypermodel],
+    "recoveries": recoveries,
+    "families": _per_group(values, methods, sorted({metrics.family(task) for task in tasks}), True),
+    "tasks": _per_group(values, methods, tasks, False),
+    "hypermodel": hypermodel,
+    "command": command,
+    "config": config,
+    "versions": versions(),
+    "seeds": sorted({record["seed"] for record in records[hypermodel]}),
+    "num_queries": len(records[hypermodel]),
+  }
+
+
+def check(records: Records, hypermodel: str) -> None:
+  """Raises ValueError unless all methods answered the same queries and the needed ones did."""
+  for method in (*NEEDED, hypermodel):
+    if not records.get(method):
+      raise ValueError(f"method '{method}' has no records; the report needs it.")
+  asked = {
+    method: sorted((r["task"], r["seed"], r["query_id"], r["target"]) for r in given)
+    for method, given in records.items()
+  }
+  for method, queries in asked.items():
+    if queries != asked[hypermodel]:
+      counts = f"{len(queries)} and {len(asked[hypermodel])}"
+      different = sorted(set(queries) ^ set(asked[hypermodel])) or ["repeated ones"]
+      raise ValueError(
+        f"'{method}' and '{hypermodel}' did not answer the same queries ({counts}); the first "
+        f"difference is {different[0]}."
+      )
+
+
+def _recovery(
+  method: Mapping[str, float], zero_shot: Mapping[str, float], in_context: Mapping[str, float]
+) -> dict[str, Any]:
+  found = metrics.recovery(method, zero_shot, in_context)
+  if found.defined:
+    return {"mean": found.mean, "low": found.low, "high": found.high}
+  gain = found.gain
+  return {
+    "mean": None,
+    "low": None,
+    "high": None,
+    "note": f"undefined: in-context - zero-shot is {gain.mean:.3f} [{gain.low:.3f}, "
+    f"{gain.high:.3f}], which contains 0",
+  }
+
+
+def _per_group(
+  values: Mapping[str, Mapping[str, Mapping[str, float]]],
+  methods: Sequence[str],
+  groups: Sequence[str],
+  families: bool,
+) -> dict[str, dict[str, dict[str, float]]]:
+  """Returns {task or family: {method: {figure: mean}}}."""
+  grouped = {
+    figure: {m: metrics.by_family(v) if families else v for m, v in found.items()}
+    for figure, found in values.items()
+  }
+  return {
+    group: {
+      method: {
+        figure: found[method][group]
+        for figure, found in grouped.items()
+        if group in found.get(method, {})
+      }
+      for method in methods
+    }
+    for group in groups
+  }
+
+
+def versions() -> dict[str, str]:
+  """Returns the versions of what computed the figures."""
+  found = {"hyperjax": hyperjax.__version__, "python": platform.python_version()}
+  return found | {name: importlib.metadata.version(name) for name in LIBRARIES}
+
+
+# ---- For people ---------------------------------------------------------------------------------
+
+
+def _bracketed(figure: Mapping[str, float | None] | None, digits: int = 3) -> str:
+  if figure is None:
+    return ""
+  if figure["mean"] is None:
+    return "undefined"
+  mean, low, high = (f"{figure[key]:.{digits}f}" for key in ("mean", "low", "high"))
+  return f"{mean} [{low}, {high}]"
+
+
+def _rows(results: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+  """Returns the header and the rows of the main table."""
+  options = any("option_accuracy" in found for found in results["methods"].values())
+  header = ["method", "exact match", "recovery", "log-likelihood"] + ["option accuracy"] * options
+  rows = []
+  for method, found in results["methods"].items():
+    recovered = results["recoveries"].get(method, {})
+    row = [plots.label(method), _bracketed(found["exact_match"])]
+    row += [_bracketed(recovered.get("exact_match"), 2), _bracketed(found["log_likelihood"], 2)]
+    rows.append(row + [_bracketed(found.get("option_accuracy"))] * options)
+  return header, rows
+
+
+def table(results: Mapping[str, Any]) -> rich.table.Table:
+  """Returns the main table for a terminal of 80 columns."""
+  header, rows = _rows(results)
+  size = f"{len(results['tasks'])} tasks, {results['num_queries']} queries"
+  drawn = rich.table.Table(
+    title=f"Held-out: {size}; 95% intervals over tasks",
+    box=rich.box.SIMPLE_HEAD,
+    pad_edge=False,
+    collapse_padding=True,
+  )
+  for i, name in enumerate([*header[:3], "log-lik."]):
+    drawn.add_column(name, justify="right" if i else "left", no_wrap=True)
+  for method, row in zip(results["methods"], rows, strict=True):
+    likelihood = row[3].split(" [")[0]
+    style = "bold" if method == results["hypermodel"] else None
+    drawn.add_row(*row[:3], likelihood, style=style)
+  return drawn
+
+
+def headline(results: Mapping[str, Any]) -> str:
+  """Returns the result in one sentence."""
+  recovered, name = results["recovery"]["exact_match"], plots.label(results["hypermodel"])
+  means = {method: found["exact_match"]["mean"] for method, found in results["methods"].items()}
+  if recovered["mean"] is None:
+    share = f"recovery is {recovered['note']}"
+  else:
+    share = (
+      f"{name} recovers {recovered['mean']:.0%} [{recovered['low']:.0%}, {recovered['high']:.0%}] "
+      "of what reading the examples in context gains"
+    )
+  return (
+    f"On {len(results['tasks'])} held-out tasks, {share}: exact match {means['zero_shot']:.3f} "
+    f"zero-shot, {means[results['hypermodel']]:.3f} {name}, {means['in_context']:.3f} in context."
+  )
+
+
+def _markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+  lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+  return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _group_table(results: Mapping[str, Any], key: str, name: str) -> str:
+  methods = list(results["methods"])
+  rows = [
+    [group, *(f"{found[m]['exact_match']:.3f}" for m in methods)]
+    for group, found in results[key].items()
+  ]
+  return _markdown_table([name, *map(plots.label, methods)], rows)
+
+
+def _samples(results: Mapping[str, Any], records: Records) -> str:
+  """Returns a table of the first queries of each task with every method's prediction."""
+  methods = list(results["methods"])
+  seed = results["seeds"][0]
+  found: dict[tuple[str, int], dict[str, Mapping[str, Any]]] = {}
+  for method in methods:
+    for record in records[method]:
+      if record["seed"] == seed:
+        found.setdefault((record["task"], record["query_id"]), {})[method] = record
+  rows, shown = [], dict.fromkeys(results["tasks"], 0)
+  for (task, _), answers in sorted(found.items()):
+    if shown[task] < SAMPLES_PER_TASK:
+      shown[task] += 1
+      first = answers[methods[0]]
+      marked = [_code(answers[m]["prediction"]) + " ✓" * answers[m]["exact_match"] for m in methods]
+      rows.append([task, _code(first["input"]), _code(first["target"]), *marked])
+  return _markdown_table(["task", "input", "target", *map(plots.label, methods)], rows)
+
+
+def _code(text: str, limit: int = 80) -> str:
+  """Returns a text as code in one cell of a Markdown table."""
+  line = " ⏎ ".join(text.strip().splitlines()).replace("|", "\\|").replace("`", "'")
+  line = line if len(line) <= limit else line[: limit - 1] + "…"
+  return f"`{line}`" if line else "(empty)"
+
+
+def markdown(results: Mapping[str, Any], records: Records, images: Sequence[str]) -> str:
+  """Returns report.md."""
+  header, rows = _rows(results)
+  log_likelihood = results["recovery"]["log_likelihood"]
+  used = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
+  seeds = ", ".join(map(str, results["seeds"]))
+  parts = [
+    "# Held-out tasks",
+    headline(results),
+    _markdown_table(header, rows),
+    f"{results['num_queries']} queries of {len(results['tasks'])} tasks in "
+    f"{len(results['families'])} families; evaluation seeds: {seeds}. Recovery by log-likelihood: "
+    f"{_bracketed(log_likelihood, 2)}.",
+    *(found["note"] + "." for found in results["recovery"].values() if "note" in found),
+    *(f"![{name.removesuffix('.png')}]({name})" for name in images),
+    "## How each figure is defined",
+    DEFINITIONS.rstrip(),
+    "## Exact match per family",
+    _group_table(results, "families", "family"),
+    "## Exact match per task",
+    _group_table(results, "tasks", "task"),
+    "## Sample predictions",
+    f"The first {SAMPLES_PER_TASK} queries of each task; ✓ marks an exact match.",
+    _samples(results, records),
+    "## How this was made",
+    f"```\n{results['command']}\n```",
+    used,
+    f"<details><summary>Configuration</summary>\n\n```\n{results['config'].strip()}\n```\n"
+    "\n</details>",
+  ]
+  return "\n\n".join(parts) + "\n"
+
+
+def _write_whole(path: pathlib.Path, content: bytes) -> None:
+  path.parent.mkdir(parents=True, exist_ok=True)
+  handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+  with os.fdopen(handle, "wb") as file:
+    file.write(content)
+  os.chmod(temporary, 0o644)
+  os.replace(temporary, path)
