@@ -109,7 +109,7 @@ def recovery(
     return Recovery(math.nan, math.nan, math.nan, gain)
   draws = _draws(ours.size, seed)
   numerator, denominator = (ours - low)[draws].mean(axis=1), (high - low)[draws].mean(axis=1)
-  # A resample without any gain has no ratio; it stands for the ratio's two infinite ends.
+  # A resample without any gain has no ratio and is left out.
   with np.errstate(divide="ignore", invalid="ignore"):
     ratios = numerator / denominator
   interval = _interval(float((ours - low).mean() / gain.mean), ratios[np.isfinite(ratios)])

@@ -17,23 +17,24 @@ with, without touching the configuration that the command itself runs under.
 
 import contextlib
 import copy
+import importlib
 import inspect
 import os
 import shlex
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
-
-from etils import epath
+from typing import Any, NamedTuple
 
 import gin
-import hyperjax
+from etils import epath
 from gin import config as gin_config
+
+import hyperjax
 from hyperjax.launch import command_line
 from hyperjax.launch.reader import DYNAMIC, Reader, first_line, import_module, nearest, resolve
 
-__all__ = ["arguments", "config_of", "configured", "parse", "run", "values"]
+__all__ = ["arguments", "config_of", "configured", "current", "parse", "run", "values"]
 
 
 # ---- What a configuration says ------------------------------------------------------------------
@@ -221,9 +222,11 @@ def _run(
 ) -> int:
   options, bindings = command_line.parse(argv, module, flags)
   short = module.rsplit(".", 1)[-1]
+  parameters = inspect.signature(getattr(importlib.import_module(module), function)).parameters
   for name in flags:
     if (value := getattr(options, name)) is not None:
-      bindings.append(f"{short}.{function}.{name}={value!r}")
+      text = repr(value) if "str" in str(parameters[name].annotation) else value
+      bindings.append(f"{short}.{function}.{name}={text}")
   reader = parse(options.gin_file, bindings, search_paths=options.gin_search_paths, module=module)
   target = registered(module, function)
   if options.help:
@@ -231,7 +234,8 @@ def _run(
     return 0
   reader.check()
   gin.finalize()
-  config = header(module, argv) + gin.config_str(max_line_length=100)
+  command = f"python -m {module} {shlex.join(argv)}".rstrip()
+  config = header(module, command) + gin.config_str(max_line_length=100)
   given = call_arguments(target)
   signature = inspect.signature(target)
   lacking = [
@@ -252,9 +256,35 @@ def _run(
     print(config, end="")
     return 0
   run_folder = None if options.dry_run or folder not in reader.set else macro_value(folder)
-  with _recorded(run_folder, config, target):
+  with _recorded(run_folder, config, target), _running(Run(command, config)):
     status = target(**given)
   return status if isinstance(status, int) and not isinstance(status, bool) else 0
+
+
+class Run(NamedTuple):
+  """The command line of a run, and its whole configuration as gin."""
+
+  command: str
+  config: str
+
+
+_RUNS: list[Run] = []
+
+
+@contextlib.contextmanager
+def _running(run: Run) -> Iterator[None]:
+  _RUNS.append(run)
+  try:
+    yield
+  finally:
+    _RUNS.pop()
+
+
+def current() -> Run:
+  """Returns the run that is going on, for reports to quote; raises LookupError outside of one."""
+  if not _RUNS:
+    raise LookupError("no command was started by launch.run.")
+  return _RUNS[-1]
 
 
 def macro_value(name: str) -> Any:
@@ -262,11 +292,11 @@ def macro_value(name: str) -> Any:
   return copy.deepcopy(gin.query_parameter(f"{name}/gin.macro.value"))
 
 
-def header(module: str, argv: Sequence[str]) -> str:
+def header(module: str, command: str) -> str:
   """Returns the comment on top of config.gin: how it came to be, how to repeat it."""
   return (
     f"# The whole configuration of a run, written by hyperjax {hyperjax.__version__}:\n"
-    f"#   python -m {module} {shlex.join(argv)}\n"
+    f"#   {command}\n"
     f"# To repeat it: python -m {module} --gin_file=THIS_FILE\n\n"
   )
 

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import gin
 from gin import config as gin_config
 from gin import config_parser
+
 from hyperjax.launch.command_line import find, nearest
 
 MACRO_LINE = re.compile(r"^([A-Za-z_][\w/]*)\s*=\s*(.*?)(?:\s+#\s*(.*))?$")

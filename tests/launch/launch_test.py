@@ -8,9 +8,9 @@ import subprocess
 import sys
 import textwrap
 
+import gin
 import pytest
 
-import gin
 from hyperjax import launch
 from hyperjax.launch import command_line
 
@@ -33,6 +33,8 @@ TOY = {
     """A command."""
     import json
 
+    from hyperjax import launch
+
     CALLS = []
 
     def train(model, steps: int, model_dir: str, rates=(0.1,), out: str = "", dry_run=False):
@@ -52,6 +54,9 @@ TOY = {
 
     def show(steps=1):
       CALLS.append(steps)
+
+    def quote():
+      CALLS.append(launch.current())
     ''',
 }
 
@@ -183,6 +188,18 @@ class TestValues:
     start(*settings("other"), flags=flags)
     assert toy.CALLS[-1]["out"] == ""
 
+  def test_a_flag_of_a_number_is_a_number(self, files, toy):
+    start("--steps=12", function="show", flags={"steps": "how many"})
+    assert toy.CALLS[-1] == 12
+
+  def test_a_command_can_quote_its_command_line_and_configuration(self, files, toy):
+    start("--gin.train.show.steps=2", function="quote")
+    command, config = toy.CALLS[-1]
+    assert command == "python -m toy_project.train --gin.train.show.steps=2"
+    assert f"#   {command}\n" in config and config.endswith("train.show.steps = 2\n")
+    with pytest.raises(LookupError, match="no command was started"):
+      launch.current()
+
   def test_status_is_returned(self, files):
     assert start(*settings(steps=3)) == 3
 
@@ -292,6 +309,12 @@ class TestRefusals:
     argv = ["--gin_file=steps.gin", *settings()[:-1]]
     message = refused(capsys, *argv)
     assert "(set in steps.gin, line 2, but run.gin, line 8, which is read later" in message
+
+  def test_a_wrong_name_on_the_command_line(self, files, capsys):
+    message = refused(capsys, *settings(), "--gin.train.train.stepz=1")
+    assert message == (
+      "--gin.train.train.stepz: train.train has no parameter 'stepz'. Did you mean 'steps'?"
+    )
 
   def test_a_macro_that_nothing_uses(self, files, capsys):
     message = refused(capsys, *settings(), "--gin.TRAIN_STEP=5")
