@@ -236,26 +236,14 @@ def _run(
   gin.finalize()
   command = f"python -m {module} {shlex.join(argv)}".rstrip()
   config = header(module, command) + gin.config_str(max_line_length=100)
+  check_complete(target, f"{short}.{function}")
   given = call_arguments(target)
-  signature = inspect.signature(target)
-  lacking = [
-    name
-    for name, parameter in signature.parameters.items()
-    if parameter.default is parameter.empty
-    and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
-    and name not in (*given, "dry_run")
-  ]
-  if lacking:
-    raise ValueError(
-      f"{module}.{function} needs {', '.join(lacking)}: name the gin files that set "
-      f"them, or give --gin.{short}.{function}.{lacking[0]}=VALUE. See --help."
-    )
-  if "dry_run" in signature.parameters:
+  if "dry_run" in parameters:
     given["dry_run"] = options.dry_run
   elif options.dry_run:
     print(config, end="")
     return 0
-  run_folder = None if options.dry_run or folder not in reader.set else macro_value(folder)
+  run_folder = None if options.dry_run or folder not in reader.set else folder_of_run(folder)
   with _recorded(run_folder, config, target), _running(Run(command, config)):
     status = target(**given)
   return status if isinstance(status, int) and not isinstance(status, bool) else 0
@@ -287,9 +275,29 @@ def current() -> Run:
   return _RUNS[-1]
 
 
-def macro_value(name: str) -> Any:
-  """Returns the value of a macro of the current configuration."""
-  return copy.deepcopy(gin.query_parameter(f"{name}/gin.macro.value"))
+def check_complete(target: Callable, name: str) -> None:
+  """Raises ValueError with all parameters of a function that have no value, at once."""
+  given = gin.get_bindings(target, resolve_references=False)
+  lacking = [
+    parameter.name
+    for parameter in inspect.signature(target).parameters.values()
+    if parameter.default is parameter.empty
+    and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+    and parameter.name not in (*given, "dry_run")
+  ]
+  if lacking:
+    raise ValueError(
+      f"{name} needs {', '.join(lacking)}: name the gin files that set them, or give "
+      f"--gin.{name}.{lacking[0]}=VALUE. See --help."
+    )
+
+
+def folder_of_run(macro: str) -> str | None:
+  """Returns the folder that a macro names; None if it names none."""
+  value = copy.deepcopy(gin.query_parameter(f"{macro}/gin.macro.value"))
+  if value is not None and not isinstance(value, str):
+    raise ValueError(f"{macro} is {value!r}, not a text; quote it: '--gin.{macro}=\"...\"'.")
+  return value
 
 
 def header(module: str, command: str) -> str:

@@ -106,7 +106,7 @@ def parse(
   add = parser.add_argument
   add("--help", "-h", action="store_true", help="explain this command (and the gin files given)")
   add("--gin_file", action="append", default=[], metavar="FILE",
-      help="a gin file; repeatable, a later one wins: model, system, run")
+      help="a gin file; repeatable, a later one wins: model, data, system, run")
   add("--gin.NAME", dest="_", metavar="VALUE",
       help="set a macro, or a parameter (--gin.module.Class.field=VALUE); applied last. A text "
       "needs no quotes unless it could be another value")
@@ -147,8 +147,8 @@ def help_text(
   parts = [inspect.getdoc(function) or "", options.flags_help.strip()]
   parts.append(
     "Example:\n"
-    f"  python -m {module} --gin_file=models/MODEL.gin --gin_file=systems/SYSTEM.gin \\\n"
-    "    --gin_file=runs/RUN.gin --gin.MODEL_DIR=/tmp/my_run"
+    f"  python -m {module} --gin_file=models/MODEL.gin --gin_file=data/DATA.gin \\\n"
+    "    --gin_file=systems/SYSTEM.gin --gin_file=runs/RUN.gin --gin.MODEL_DIR=/tmp/my_run"
   )
   for title, required in (("Must be set", True), ("May be set", False)):
     rows = [row for row in macros if (not row[1]) == required]

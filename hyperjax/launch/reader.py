@@ -104,6 +104,7 @@ class Reader:
     gin_config._IMPORTS.add(DYNAMIC)
 
   def read_file(self, name: str) -> None:
+    """Reads a gin file and what it includes, in order."""
     beside = str(self._open[-1]) if self._open else None
     path = find(name, self.search_paths, beside)
     if path.resolve() in map(pathlib.Path.resolve, self._open):
@@ -136,7 +137,8 @@ class Reader:
     above: list[str] = []
     for line in text.splitlines():
       found = MACRO_LINE.match(line)
-      if found and (meaning := found[3] or " ".join(above)):
+      meaning = found and (found[3] or " ".join(above))
+      if meaning and not meaning.endswith(":"):  # a comment that ends so is a heading
         self.meanings.setdefault(found[1], meaning)
       above = [*above, line.strip("# ")] if line.startswith("#") else []
 

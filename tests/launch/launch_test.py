@@ -77,6 +77,8 @@ from toy_project import train
 MODEL_DIR = %gin.REQUIRED  # the folder that the run writes to
 # Optimizer steps of this run.
 TRAIN_STEPS = %gin.REQUIRED
+
+# Commonly overridden:
 RATES = (0.5, 1e-3)
 
 train.train:
@@ -382,8 +384,13 @@ class TestRefusals:
   def test_arguments_that_nothing_sets(self, files, capsys):
     message = refused(capsys, "--gin.train.train.steps=3")
     assert message == (
-      "toy_project.train.train needs model, model_dir: name the gin files that set them, or give "
+      "train.train needs model, model_dir: name the gin files that set them, or give "
       "--gin.train.train.model=VALUE. See --help."
+    )
+
+  def test_a_folder_that_is_no_text(self, files, capsys):
+    assert refused(capsys, *settings(folder="2026")) == (
+      "MODEL_DIR is 2026, not a text; quote it: '--gin.MODEL_DIR=\"...\"'."
     )
 
   def test_a_constructor_that_lacks_an_argument(self, files, capsys):
@@ -519,6 +526,7 @@ class TestHelp:
     assert "--gin.MODEL_DIR=...\n      the folder that the run writes to" in must
     assert "Optimizer steps of this run." in must
     assert "--gin.RATES=(0.5, 0.001)" in may and "--gin.WIDTH=8" in may
+    assert "Commonly" not in may  # a heading, not the meaning of the first macro below it
 
   def test_help_shows_flags_of_the_command(self, files, capsys):
     start("--help", flags={"out": "where the stores go"})
