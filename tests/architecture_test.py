@@ -1,6 +1,6 @@
 """Enforces the house rules: who may import whom, how long things get, what no file may name.
 
-    tasks -> data -> core        core <- models <- hypermodels <- training, evaluation <- commands
+    tasks -> data -> core        core <- models <- hypermodels <- training <- evaluation <- commands
 
 Each rule is a function from a file's path and text to a list of readable violations. The first half
 of this file runs them over the repository, the second over made-up sources that break them.
@@ -17,17 +17,9 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 MAX_LINES = 400
 MAX_ARGUMENTS = 8
 
-COMMANDS = (
-  "adapt",
-  "cli",
-  "compile",
-  "convert",
-  "doctor",
-  "evaluate",
-  "predict",
-  "report",
-  "train",
-)
+# A command is one module; `runs` and `progress` are what commands share.
+COMMANDS = ("adapt", "cli", "compile", "convert", "doctor", "evaluate", "predict", "report")
+COMMANDS += ("train", "runs", "progress")
 
 # {room: rooms that it may import}; `sources` (names become local paths) lies below them all.
 _LIBRARY = {"core", "models", "hypermodels", "sources"}
@@ -37,7 +29,7 @@ ROOMS = {
   "models": {"models", "core", "sources"},
   "hypermodels": _LIBRARY,
   "training": _LIBRARY | {"training"},
-  "evaluation": _LIBRARY | {"evaluation"},
+  "evaluation": _LIBRARY | {"training", "evaluation"},
   "adapters": _LIBRARY | {"adapters"},
   "data": {"data", "core", "sources"},
   "tasks": {"tasks", "data"},
