@@ -1,0 +1,1 @@
+"""Tasks that hyperjax registers with seqio; imported as `hyperjax.tasks`."""
