@@ -28,13 +28,14 @@ class MetricsWriter:
     self.folder = pathlib.Path(folder)
     self.folder.mkdir(parents=True, exist_ok=True)
     self.path = self.folder / "metrics.jsonl"
+    first = resume_step + 1 if resume_step else 0  # a new run may write a step 0
     if self.path.exists():
-      _keep_until(self.path, resume_step)
+      _keep_before(self.path, first)
     self._lines = open(self.path, "a")  # noqa: SIM115, closed by close()
     # The suffix: two files begun in one second would have one name.
     self._events = SummaryWriter(
       str(self.folder),
-      purge_step=resume_step + 1,
+      purge_step=first,
       flush_secs=10,
       filename_suffix=f".{resume_step}",
     )
@@ -70,8 +71,8 @@ def read(path: str | os.PathLike) -> list[dict[str, int | float | None]]:
   return [json.loads(line) for line in lines[:-1]]
 
 
-def _keep_until(path: pathlib.Path, step: int) -> None:
-  kept = [json.dumps(line) + "\n" for line in read(path) if line["step"] <= step]
+def _keep_before(path: pathlib.Path, step: int) -> None:
+  kept = [json.dumps(line) + "\n" for line in read(path) if line["step"] < step]
   handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
   with os.fdopen(handle, "w") as file:
     file.writelines(kept)

@@ -112,8 +112,9 @@ def test_a_line_cut_short_by_a_kill_is_dropped(tmp_path):
 def test_a_new_run_starts_an_empty_file(tmp_path):
   for _ in range(2):
     with MetricsWriter(tmp_path) as writer:
+      writer.write(0, {"loss": 2.0})
       writer.write(1, {"loss": 1.0})
-  assert steps(writer) == [1]
+  assert steps(writer) == [0, 1]
 
 
 def test_tensorflow_is_not_imported():
