@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _built(manifest: Manifest, match: str) -> rich.table.Table:
-  table = rich.table.Table("task", "split", "share", "examples", "tokens", title=manifest.folder.name)
+  table = rich.table.Table("task", "split", "share", "examples", "tokens")
   for task in manifest.tasks:
     if match in task:
       for split in manifest.splits(task):
@@ -74,7 +74,8 @@ def _registered(
         continue
       provider = registry.get(name)
       if kind == "mixture":
-        table.add_row(name, kind, ", ".join(sorted(provider.splits)), f"{len(provider.tasks)} tasks")
+        splits = ", ".join(sorted(provider.splits))
+        table.add_row(name, kind, splits, f"{len(provider.tasks)} tasks")
         continue
       table.add_row(name, kind, ", ".join(provider.splits), _count(provider))
       rows = build.texts(provider, next(iter(provider.splits))) if num_examples else ()

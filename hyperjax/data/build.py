@@ -82,7 +82,7 @@ def build(config: DataConfig, out: str | os.PathLike, *, vocabulary=None) -> Man
     "prompt": config.prompt.to_json(),
     "feature_lengths": config.feature_lengths and dict(config.feature_lengths),
     "config": config.portable(),
-    "config_hash": manifest_lib.digest(config.portable()),
+    "config_hash": config.hash(),
   }
   temporary = out / f"{manifest_lib.FILE}.partial-{os.getpid()}"
   temporary.write_text(json.dumps(values, indent=1))

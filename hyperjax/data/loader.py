@@ -4,7 +4,7 @@ import dataclasses
 import queue
 import threading
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -148,6 +148,7 @@ def _query(query: Query, bos: bool, shape: BatchShape) -> tuple[np.ndarray, np.n
   return source, target, int(cut), int(len(target) < len(query.target))
 
 
+@runtime_checkable
 class Stream(Protocol):
   """What a `Loader` reads: `episodes.TrainStream`, `caclm.CaclmStream`."""
 

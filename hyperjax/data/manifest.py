@@ -105,6 +105,10 @@ class DataConfig:
         source["fields"].pop(name, None)
     return values
 
+  def hash(self) -> str:
+    """Returns a hash of `portable`."""
+    return digest(self.portable())
+
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:

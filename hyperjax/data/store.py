@@ -112,7 +112,7 @@ class Writer:
   """Writes one store; used through `writing`."""
 
   def __init__(self, path: pathlib.Path, *, kind: str, dtype: np.dtype):
-    self._path, self._kind, self._dtype = path, kind, np.dtype(dtype)
+    self._path, self._kind, self._dtype = path, kind, dtype
     self._file = open(path / "tokens.bin", "wb")
     self._lengths: list[int] = []
     self._pieces: dict[bytes, int] = {}
@@ -180,7 +180,7 @@ class Writer:
 def writing(path: str | os.PathLike, *, kind: str, vocabulary_size: int) -> Iterator[Writer]:
   """Yields a `Writer`; `path` comes into being at the end, whole, or not at all."""
   path = pathlib.Path(path)
-  dtype = np.uint16 if vocabulary_size <= 2**16 else np.uint32
+  dtype = np.dtype(np.uint16 if vocabulary_size <= 2**16 else np.uint32)
   path.parent.mkdir(parents=True, exist_ok=True)
   temporary = path.with_name(f"{path.name}.partial-{os.getpid()}")
   shutil.rmtree(temporary, ignore_errors=True)

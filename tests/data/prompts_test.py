@@ -1,0 +1,74 @@
+"""Prompt formats: rendering, piecewise encoding, JSON, errors."""
+
+import pytest
+import sentencepiece
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hyperjax.data import prompts
+from hyperjax.data.prompts import FORMATS, PromptFormat
+from tests.data.fakes import Bytes
+
+SENTENCEPIECE_TEXT = "the wolf saw a wolf and the wolves saw the dogs: a dog, the dog; wolf: wolves "
+
+
+@given(st.text(), st.text(min_size=1), st.sampled_from(sorted(FORMATS)))
+def test_pieces_spell_the_rendered_text(source, target, name):
+  prompt, vocabulary = FORMATS[name], Bytes()
+  text = prompt.render_input({"input": source}) + prompt.render_target(target)
+  pieces = prompt.encode_inputs(vocabulary, [source]) + prompt.encode_targets(vocabulary, [target])
+  assert vocabulary.decode([i for ids in pieces for i in ids]) == text
+  end = prompt.terminator_ids(vocabulary)
+  assert tuple(pieces[1][-len(end) :]) == end
+
+
+def test_an_empty_terminator_is_eos():
+  assert FORMATS["eos"].terminator_ids(Bytes()) == (Bytes.eos_id,)
+  assert FORMATS["eos"].encode_targets(Bytes(), ["x"])[0] == [ord("x") + 3, Bytes.eos_id]
+
+
+def test_braces_in_a_text_stay_as_they_are():
+  assert FORMATS["qa"].render_input("{target} {0}") == "Q: {target} {0}\nA:"
+
+
+class SentencePiece(Bytes):
+  """A real SentencePiece model, which sets a space in front of every text."""
+
+  def __init__(self, path):
+    super().__init__()
+    prefix = str(path / "model")
+    (path / "text.txt").write_text("\n".join([SENTENCEPIECE_TEXT] * 20))
+    sentencepiece.SentencePieceTrainer.train(
+      input=str(path / "text.txt"), model_prefix=prefix, vocab_size=60, hard_vocab_limit=False,
+      remove_extra_whitespaces=False, minloglevel=2,
+    )  # fmt: skip
+    self._model = sentencepiece.SentencePieceProcessor(model_file=prefix + ".model")
+
+  def encode_batch(self, texts):
+    return self._model.encode(list(texts))
+
+  def decode(self, ids):
+    return self._model.decode([int(i) for i in ids])
+
+
+def test_a_target_gets_no_second_space_from_sentencepiece(tmp_path):
+  vocabulary = SentencePiece(tmp_path)
+  prompt = PromptFormat("test", input="a {input}:", target=" {target}", terminator="")
+  source = prompt.encode_inputs(vocabulary, ["wolf"])[0]
+  target = prompt.encode_targets(vocabulary, ["wolves"])[0][:-1]
+  assert source + target == vocabulary.encode_batch(["a wolf: wolves"])[0]
+  assert vocabulary.encode_batch([" wolves"])[0] != target  # what encoding it alone would give
+
+
+def test_json_round_trip_and_unknown_fields():
+  prompt = FORMATS["arrow"]
+  assert PromptFormat.from_json(prompt.to_json()) == prompt
+  with pytest.raises(ValueError, match="unknown field 'targets'.*'target'"):
+    PromptFormat.from_json({**prompt.to_json(), "targets": ""})
+
+
+def test_errors_name_field_and_nearest_format():
+  with pytest.raises(ValueError, match=r"'bad'.*input template must contain \{input\} exactly once"):
+    PromptFormat("bad", input="Q:")
+  with pytest.raises(ValueError, match="'newlin'. Did you mean 'newline'"):
+    prompts.get("newlin")

@@ -1,0 +1,109 @@
+"""fewshot: reading folders of tasks, and an error for all that is wrong in them."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from hyperjax.tasks.fewshot import Folder, load
+
+GOOD = [{"input": "a", "output": "b"}, {"input": 1, "output": 2.5, "options": ["x", 2.5]}]
+
+
+def write(path, value):
+  path.write_text(value if isinstance(value, str) else json.dumps(value))
+  return path
+
+
+def test_json_and_jsonl_read_alike(tmp_path):
+  whole = write(tmp_path / "a.json", GOOD)
+  lines = write(tmp_path / "b.jsonl", "\n\n".join(map(json.dumps, GOOD)) + "\n")
+  expected = [
+    {"input": "a", "output": "b"}, {"input": "1", "output": "2.5", "options": ["x", "2.5"]}
+  ]  # fmt: skip
+  assert load(whole) == load(lines) == expected
+
+
+@pytest.mark.parametrize(
+  "example,message",
+  [
+    ({"input": "a"}, "the field 'output' is missing"),
+    ({"output": "a"}, "the field 'input' is missing"),
+    ({"input": "a", "outptu": "b"}, "unknown field 'outptu'; allowed: input, output, options. "
+                                    "Did you mean 'output'?"),
+    ({"input": "a", "output": " "}, "the output is empty"),
+    ({"input": "a", "output": "b", "options": ["b", "c", "b"]}, "option 'b' occurs twice"),
+    ({"input": "a", "output": "b", "options": ["c"]}, "the output 'b' is none of its options"),
+    ({"input": "a", "output": "b", "options": "b"}, "options must be a list, not 'b'"),
+    ({"input": "a", "output": ["b"]}, r"output must be a string or a number, not \['b'\]"),
+    ({"input": "a", "output": True}, "output must be a string or a number, not True"),
+    ({"input": None, "output": "b"}, "input must be a string or a number, not None"),
+    (["a", "b"], "an example is an object"),
+  ],
+)  # fmt: skip
+def test_what_is_wrong_is_named_with_its_place(tmp_path, example, message):
+  with pytest.raises(ValueError, match=rf"a\.json, example 2: ?.*{message}"):
+    load(write(tmp_path / "a.json", [*GOOD, example]))
+  with pytest.raises(ValueError, match=rf"a\.jsonl, line 3: ?.*{message}"):
+    load(write(tmp_path / "a.jsonl", "\n".join(map(json.dumps, [*GOOD, example]))))
+
+
+def test_files_that_are_no_list_of_examples(tmp_path):
+  with pytest.raises(ValueError, match=r"a\.json: not JSON: .*line 1, column 2"):
+    load(write(tmp_path / "a.json", "[,"))
+  with pytest.raises(ValueError, match=r"b\.jsonl, line 2: not JSON"):
+    load(write(tmp_path / "b.jsonl", '{"input": "a", "output": "b"}\n{"input"\n'))
+  with pytest.raises(ValueError, match=r"c\.json: it must hold a list"):
+    load(write(tmp_path / "c.json", {"input": "a", "output": "b"}))
+  with pytest.raises(ValueError, match=r"d\.json: it holds no examples"):
+    load(write(tmp_path / "d.json", []))
+
+
+@pytest.fixture
+def folder(tmp_path):
+  for stem in ("plural", "past-tense", "next_item"):
+    write(tmp_path / f"{stem}.json", GOOD)
+  write(tmp_path / "README.md", "not a task")
+  return tmp_path
+
+
+def test_names_are_made_legal(folder):
+  tasks = Folder(str(folder)).files()
+  assert list(tasks) == ["fewshot.next_item", "fewshot.past_tense", "fewshot.plural"]
+  write(folder / "past_tense.json", GOOD)
+  with pytest.raises(ValueError, match="both would be task 'fewshot.past_tense'"):
+    Folder(str(folder)).files()
+
+
+def test_include_and_exclude_are_file_stems(folder):
+  assert list(Folder(str(folder), include=["plural"], name="my").files()) == ["my.plural"]
+  assert len(Folder(str(folder), exclude=["past-tense"]).files()) == 2
+  with pytest.raises(ValueError, match="exclude names 'past_tense', .*Did you mean 'past-tense'"):
+    Folder(str(folder), exclude=["past_tense"]).files()
+  with pytest.raises(ValueError, match="leave no task"):
+    Folder(str(folder), include=["plural"], exclude=["plural"]).files()
+  with pytest.raises(FileNotFoundError, match="there is no folder"):
+    Folder(str(folder / "nowhere")).files()
+
+
+def test_a_fingerprint_follows_the_contents(folder):
+  before = Folder(str(folder)).fingerprints()
+  write(folder / "plural.json", [*GOOD, {"input": "c", "output": "d"}])
+  after = Folder(str(folder)).fingerprints()
+  assert [task for task in before if before[task] != after[task]] == ["fewshot.plural"]
+
+
+def test_two_files_for_one_task(folder):
+  write(folder / "plural.jsonl", "")
+  with pytest.raises(ValueError, match="two files for one task"):
+    Folder(str(folder)).files()
+
+
+def test_neither_seqio_nor_tensorflow_is_imported_to_describe_a_folder():
+  code = (
+    "import sys; import hyperjax.tasks.fewshot, hyperjax.tasks.text, hyperjax.data.manifest, "
+    "hyperjax.data.loader, hyperjax.data.caclm; "
+    "sys.exit(bool({'seqio', 'tensorflow', 't5'} & set(sys.modules)))"
+  )
+  assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
