@@ -103,15 +103,19 @@ def read_records(folder: str | os.PathLike) -> dict[str, list[dict[str, Any]]]:
 
 
 def read_curve(
-  metrics_file: str | os.PathLike, figure: str = "eval/exact_match"
+  metrics_file: str | os.PathLike, figure: str = "held_out/exact_match"
 ) -> list[tuple[float, float]]:
-  """Returns (minutes, figure) pairs of a run's metrics.jsonl: of the lines that have both."""
-  lines = map(json.loads, pathlib.Path(metrics_file).read_text().splitlines())
-  return [
-    (line["minutes"], line[figure])
-    for line in lines
-    if line.get("minutes") is not None and line.get(figure) is not None
-  ]
+  """Returns (minutes, figure) pairs of a run's metrics.jsonl: of the lines that have both.
+
+  Step 0 is at 0 minutes.
+  """
+  pairs = []
+  for text in pathlib.Path(metrics_file).read_text().splitlines():
+    line = json.loads(text)
+    minutes = line.get("minutes", None if line["step"] else 0.0)
+    if minutes is not None and line.get(figure) is not None:
+      pairs.append((minutes, line[figure]))
+  return pairs
 
 
 # ---- Figures ------------------------------------------------------------------------------------

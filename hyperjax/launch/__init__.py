@@ -204,8 +204,9 @@ def run(
     flags: {parameter of the function: what it means}: `--out X` binds the parameter out.
 
   Returns:
-    What the function returns if that is a number, else 0; 2 where the input was refused. An error
-    in the input is one message, not a traceback, unless --debug is given.
+    What the function returns if that is a number, else 0; 2 where the input was refused, 1 where
+    the function raised FloatingPointError. Both are one message, not a traceback, unless --debug
+    is given.
   """
   argv = list(sys.argv[1:] if argv is None else argv)
   try:
@@ -214,7 +215,7 @@ def run(
     if "--debug" in argv or not command_line.raised_by_us(error, module):
       raise
     print(f"error: {command_line.describe(error)}", file=sys.stderr)
-    return 2
+    return 1 if isinstance(error, FloatingPointError) else 2
 
 
 def _run(

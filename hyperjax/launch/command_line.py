@@ -164,11 +164,13 @@ def help_text(
 
 
 def raised_by_us(error: BaseException, module: str) -> bool:
-  """Says whether our code refused its input: a ValueError or FileNotFoundError that it raised.
+  """Says whether our code stopped on purpose, with a message that says all.
 
-  One that a library raises below our code is a defect, and keeps its traceback.
+  That is a ValueError or FileNotFoundError (the input is refused) or a FloatingPointError (a run
+  went wrong in its numbers) that it raised itself. One that a library raises below our code is a
+  defect, and keeps its traceback.
   """
-  if not isinstance(error, ValueError | FileNotFoundError):
+  if not isinstance(error, ValueError | FileNotFoundError | FloatingPointError):
     return False
   innermost: TracebackType | None = error.__traceback__
   while innermost is not None and innermost.tb_next is not None:

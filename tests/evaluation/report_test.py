@@ -212,10 +212,11 @@ def test_intervals_are_over_tasks(tmp_path):
 def test_a_curve_is_read_from_the_metrics_of_a_run(tmp_path):
   path = tmp_path / "metrics.jsonl"
   lines = [
+    {"step": 0, "held_out/exact_match": 0.125},
     {"step": 1, "loss": 2.0, "minutes": 0.1},
-    {"step": 2, "minutes": 0.5, "eval/exact_match": 0.25},
-    {"step": 3, "minutes": 1.5, "eval/exact_match": None},
-    {"step": 4, "minutes": 2.5, "eval/exact_match": 0.5},
+    {"step": 2, "minutes": 0.5, "held_out/exact_match": 0.25},
+    {"step": 3, "minutes": 1.5, "held_out/exact_match": None},
+    {"step": 4, "minutes": 2.5, "held_out/exact_match": 0.5},
   ]
   path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-  assert report.read_curve(path) == [(0.5, 0.25), (2.5, 0.5)]
+  assert report.read_curve(path) == [(0.0, 0.125), (0.5, 0.25), (2.5, 0.5)]

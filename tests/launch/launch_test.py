@@ -48,6 +48,8 @@ TOY = {
         raise ValueError("steps: 13 brings bad luck.")
       if steps == 14:
         json.loads("{")
+      if steps == 16:
+        raise FloatingPointError("step 16: loss nan.")
       if steps == 15:
         open("/nowhere/at/all")
       return 3 if steps == 3 else None
@@ -406,6 +408,10 @@ class TestRefusals:
   def test_the_function_refuses_its_input(self, files, capsys):
     assert refused(capsys, *settings(steps=13)) == "steps: 13 brings bad luck."
     assert "No such file" in refused(capsys, *settings(steps=15))
+
+  def test_a_run_that_went_wrong_is_no_wrong_input(self, files, capsys):
+    assert start(*settings(steps=16)) == 1
+    assert capsys.readouterr().err == "error: step 16: loss nan.\n"
 
   def test_debug_shows_the_traceback(self, files):
     with pytest.raises(ValueError, match="bad luck"):
