@@ -1,4 +1,4 @@
-"""Adapters against the real PEFT library on a tiny random Hugging Face Llama with grouped queries."""
+"""Adapters against the real PEFT library, on a tiny random Hugging Face Llama with GQA."""
 
 import dataclasses
 import json
@@ -266,7 +266,7 @@ def imported(path):
   ({"peft_type": "IA3"}, "peft_type is 'IA3'; supported: LORA, PREFIX_TUNING"),
   ({"target_modules": ["q_prj", "k_proj"]}, "target_modules names 'q_prj'; .* is 'q_proj'"),
   ({"target_modules": ["q_proj"]}, "holds an unknown tensor .*k_proj.lora_A.weight'"),
-  ({"target_modules": ["q_proj", "k_proj", "v_proj"]}, "lacks the tensor .*layers.0.self_attn.v_pro"),
+  ({"target_modules": ["q_proj", "k_proj", "v_proj"]}, "lacks the tensor .*layers.0.*v_proj"),
   ({"target_modules": r".*\.0\.self_attn\.q_proj"}, "q_proj in some layers only.* layer 1 is left"),
   ({"r": 3}, r"has shape \(2, 96\); adapter_config.json says rank 3"),
   ({"r": None}, "r must be a positive integer, not None"),

@@ -1,0 +1,327 @@
+"""hyperjax predict: answer inputs with the base model and adapters; no hypermodel is needed."""
+
+import argparse
+import dataclasses
+import json
+import os
+import pathlib
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hyperjax import adapters
+from hyperjax.core import phi as phi_lib
+from hyperjax.core.phi import Phi
+from hyperjax.data import prompts, rows, vocabularies
+from hyperjax.data.prompts import PromptFormat
+from hyperjax.data.vocabularies import Vocabulary
+from hyperjax.models.generate import Sampling, generate
+from hyperjax.models.llama import Llama
+
+_LEAST_LENGTH = 16
+
+EPILOG = """\
+Only the base model and the adapter are needed: neither the examples nor the hypermodel. The base
+model is the one that the adapter names, unless --model says where it lies now; another model is
+refused.
+
+A file of inputs holds JSON lines (or a JSON list) with the field input and optionally adapter, so
+that every row of a batch can have its own:
+
+  {"input": "mouse", "adapter": "plural"}
+  {"input": "three hundred and five", "adapter": "numbers"}
+
+Examples:
+  # one input; with several adapters, it is answered under each of them in turn
+  hyperjax predict --adapter plural --input "mouse"
+  hyperjax predict --adapter plural --adapter opposites --input "mouse"
+
+  # a file of inputs, the answers as JSON lines
+  hyperjax predict --adapter plural --inputs nouns.jsonl --out answers.jsonl
+
+  # sampled; the same seed gives the same answers, however the inputs are batched
+  hyperjax predict --adapter plural --input "mouse" --temperature 0.8 --seed 1
+
+  # an adapter that PEFT made says nothing of a prompt format: name it
+  hyperjax predict --adapter my_lora --model models/llama --prompt qa --input "mouse"
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+  """The command's arguments."""
+  p = argparse.ArgumentParser(
+    prog="hyperjax predict",
+    description="Answer inputs with the base model and an adapter.",
+    epilog=EPILOG,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  p.add_argument("--adapter", action="append", default=[], help="an adapter's folder; repeatable")
+  given = p.add_mutually_exclusive_group(required=True)
+  given.add_argument("--input", action="append", help="an input; repeatable")
+  given.add_argument("--inputs", type=pathlib.Path, help="a JSONL or JSON file of inputs")
+  p.add_argument("--model", help="where the base model lies (default: where the adapter says)")
+  p.add_argument(
+    "--prompt", choices=sorted(prompts.FORMATS), help="prompt format (default: the adapter's own)"
+  )
+  p.add_argument("--max_new_tokens", type=int, default=64, help="default: 64")
+  p.add_argument("--temperature", type=float, default=0.0, help="0, the default, is greedy")
+  p.add_argument("--seed", type=int, default=0, help="of sampling (default: 0)")
+  p.add_argument("--batch_size", type=int, default=32, help="default: 32")
+  p.add_argument("--out", type=pathlib.Path, help="writes JSON lines: input, prediction, adapter")
+  return p
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+  """One input to be answered under one adapter.
+
+  Attributes:
+    where: file and line, for errors.
+    text: the input.
+    adapter: the adapter's folder.
+  """
+
+  where: str
+  text: str
+  adapter: str
+
+
+def read_requests(args: argparse.Namespace) -> list[Request]:
+  """All inputs with their adapters, in order.
+
+  Raises:
+    ValueError: an input without an adapter, or a wrong file.
+  """
+  if args.inputs is None:
+    given = [rows.Row(f"--input {text!r}", {"input": text}) for text in args.input]
+  else:
+    given = rows.read(args.inputs, ["input"], ["adapter"], ignored=["output", "options"])
+  requests = []
+  for where, fields in given:
+    own = [fields["adapter"]] if "adapter" in fields else args.adapter
+    if not own:
+      raise ValueError(f"{where}: no adapter; name it with --adapter or in the field adapter")
+    if not fields["input"].strip():
+      raise ValueError(f"{where} is empty")
+    requests += [Request(where, fields["input"], adapter) for adapter in own]
+  return requests
+
+
+@dataclasses.dataclass(frozen=True)
+class Tools:
+  """What all requests share.
+
+  Attributes:
+    downstream: the base model.
+    vocabulary: its tokenizer.
+    context: the most tokens it can hold.
+    max_new_tokens, sampling, seed, batch_size: as given.
+  """
+
+  downstream: Llama
+  vocabulary: Vocabulary
+  context: int
+  max_new_tokens: int
+  sampling: Sampling | None
+  seed: int
+  batch_size: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+  """One request, tokenised.
+
+  Attributes:
+    index: its place in the output.
+    ids: its prompt.
+    phi: its adapter's phi.
+    key: names the adapter.
+    terminator: the ids that end the answer.
+  """
+
+  index: int
+  ids: list[int]
+  phi: Phi
+  key: str
+  terminator: tuple[int, ...]
+
+
+def tokenise(
+  requests: Sequence[Request],
+  loaded: Mapping[str, tuple[adapters.Adapter, PromptFormat]],
+  tools: Tools,
+) -> list[Job]:
+  """The prompts as in training: BOS where the vocabulary adds it, then the input's piece.
+
+  Raises:
+    ValueError: an input that does not fit the model's context.
+  """
+  head = [tools.vocabulary.bos_id] if tools.vocabulary.adds_bos else []
+  jobs = []
+  for index, request in enumerate(requests):
+    adapter, prompt = loaded[request.adapter]
+    ids = head + prompt.encode_inputs(tools.vocabulary, [request.text])[0]
+    before = int(np.max(tools.downstream.start(adapter.phi)))
+    room = tools.context - before - tools.max_new_tokens
+    if len(ids) > room:
+      raise ValueError(
+        f"{request.where}: the input has {len(ids)} tokens; the model holds {tools.context}, of "
+        f"which the adapter's prefix takes {before} and --max_new_tokens {tools.max_new_tokens}"
+      )
+    terminator = prompt.terminator_ids(tools.vocabulary)
+    jobs.append(Job(index, ids, adapter.phi, request.adapter, terminator))
+  return jobs
+
+
+def batches(jobs: Sequence[Job], batch_size: int) -> Iterator[tuple[list[Job], int]]:
+  """Groups of jobs that one compiled program can answer, and the length that they are padded to.
+
+  Lengths are powers of two, so that there are few programs; adapters of different sites or formats
+  cannot share a batch.
+  """
+  groups: dict[tuple, list[Job]] = {}
+  for job in jobs:
+    length = max(_LEAST_LENGTH, _power_of_two(len(job.ids)))
+    sites = tuple(sorted(phi_lib.sites(job.phi)))
+    groups.setdefault((sites, job.terminator, length), []).append(job)
+  for (_, _, length), group in groups.items():
+    for start in range(0, len(group), batch_size):
+      yield group[start : start + batch_size], length
+
+
+def answer(group: Sequence[Job], length: int, tools: Tools) -> list[str]:
+  """The predictions of one batch."""
+  rows_padded = min(_power_of_two(len(group)), tools.batch_size)
+  padded = [*group, *[group[-1]] * (rows_padded - len(group))]
+  tokens = np.zeros([rows_padded, length], np.int32)
+  for row, job in enumerate(padded):
+    tokens[row, : len(job.ids)] = job.ids
+  count = np.array([len(job.ids) for job in padded], np.int32)
+  base = jax.random.key(tools.seed)
+  keys = jnp.stack([jax.random.fold_in(base, job.index) for job in padded])
+  if len({job.key for job in group}) == 1:
+    # Queries of one adapter stand side by side and share it; else each row has its own.
+    phi, axis = group[0].phi, 0
+  else:
+    phi, axis = phi_lib.stack_rows([job.phi for job in padded]), 1
+  ids, produced = generate(
+    tools.downstream,
+    phi,
+    np.expand_dims(tokens, axis),
+    np.expand_dims(count, axis),
+    max_new_tokens=tools.max_new_tokens,
+    terminator=group[0].terminator,
+    sampling=tools.sampling,
+    key=jnp.expand_dims(keys, axis),
+  )
+  ids, produced = (np.squeeze(np.asarray(x), axis) for x in (ids, produced))
+  return [
+    text_of(ids[row, : produced[row]].tolist(), job.terminator, tools.vocabulary)
+    for row, job in enumerate(group)
+  ]
+
+
+def text_of(ids: list[int], terminator: tuple[int, ...], vocabulary: Vocabulary) -> str:
+  """The text before the terminator (or before the vocabulary's EOS), without space around it."""
+  size = len(terminator)
+  if tuple(ids[-size:]) == terminator:
+    ids = ids[:-size]
+  if vocabulary.eos_id in ids:
+    ids = ids[: ids.index(vocabulary.eos_id)]
+  return vocabulary.decode(ids).strip()
+
+
+def _power_of_two(n: int) -> int:
+  return 1 << (n - 1).bit_length()
+
+
+def predict(args: argparse.Namespace) -> list[dict[str, str]]:
+  """Answers all inputs: one record per request."""
+  for name in ("max_new_tokens", "batch_size"):
+    if getattr(args, name) < 1:
+      raise ValueError(f"--{name} must be at least 1, not {getattr(args, name)}")
+  if args.temperature < 0:
+    raise ValueError(f"--temperature must be at least 0, not {args.temperature}")
+  if args.out is not None and not args.out.absolute().parent.is_dir():
+    raise FileNotFoundError(f"--out {args.out}: there is no folder {args.out.parent}")
+  requests = read_requests(args)
+  folders = list(dict.fromkeys(request.adapter for request in requests))
+  sources = {folder: args.model or adapters.recorded_source(folder) for folder in folders}
+  for folder, source in sources.items():
+    if source is None:
+      raise ValueError(f"{folder} does not say which model it is for; name it with --model")
+  source = sources[folders[0]]
+
+  # Late, so that a wrong argument is answered at once.
+  from hyperjax import runs
+  from hyperjax.models import llama_weights
+
+  model = runs.ModelConfig(llama_weights.read_config(source), source)
+  vocabulary = vocabularies.load(source)
+  downstream, fingerprint = model.load()
+  base = adapters.Base(source, model.architecture, fingerprint, vocabulary.fingerprint)
+  loaded = {}
+  for folder in folders:
+    adapter = adapters.load(folder, base)
+    if not adapter.verified:
+      print(f"note: {folder} names no model: unverified, checked by shapes alone", file=sys.stderr)
+    loaded[folder] = adapter, _prompt(folder, adapter, args.prompt)
+  tools = Tools(
+    downstream, vocabulary, llama_weights.context_length(source), args.max_new_tokens,
+    Sampling(args.temperature) if args.temperature else None, args.seed, args.batch_size,
+  )  # fmt: skip
+  predictions = [""] * len(requests)
+  for group, length in batches(tokenise(requests, loaded, tools), args.batch_size):
+    for job, text in zip(group, answer(group, length, tools), strict=True):
+      predictions[job.index] = text
+  return [
+    {"input": request.text, "prediction": text, "adapter": request.adapter}
+    for request, text in zip(requests, predictions, strict=True)
+  ]
+
+
+def _prompt(folder: str, adapter: adapters.Adapter, name: str | None) -> PromptFormat:
+  if name is not None:
+    return prompts.get(name)
+  if adapter.prompt is None:
+    raise ValueError(f"{folder} does not say how its inputs are written; name it with --prompt")
+  return PromptFormat.from_json(adapter.prompt)
+
+
+def write(path: pathlib.Path, records: Sequence[Mapping[str, str]]) -> None:
+  """Writes JSON lines, whole or not at all."""
+  lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in records]
+  handle, unfinished = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.absolute().parent)
+  try:
+    with open(handle, "w", encoding="utf-8") as file:
+      file.writelines(lines)
+    os.chmod(unfinished, 0o644)
+    os.replace(unfinished, path)
+  except BaseException:
+    os.unlink(unfinished)
+    raise
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Answers the inputs; returns the exit status."""
+  args = parser().parse_args(argv)
+  try:
+    records = predict(args)
+    if args.out is None:
+      for record in records:
+        print(record["prediction"].replace("\n", "\\n"))
+    else:
+      write(args.out, records)
+      print(f"wrote  {args.out}: {len(records)} predictions")
+  except (OSError, ValueError) as e:
+    print(f"hyperjax predict: {e}", file=sys.stderr)
+    return 1
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(main())

@@ -1,0 +1,197 @@
+"""The command on a run with a tiny random model; its adapter serves without the hypermodel."""
+
+import json
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from hyperjax import adapt, adapters, predict, runs
+from hyperjax.core.batch import Support
+from hyperjax.data import prompts, rows, vocabularies
+from hyperjax.hypermodels.gisting import GistingConfig
+from hyperjax.hypermodels.hyperllama import GistConfig, HyperLlamaConfig
+from hyperjax.hypermodels.tuned import NoPhi
+from hyperjax.models import llama_weights
+from hyperjax.models.llama import LlamaConfig
+
+CONFIG = LlamaConfig(
+  vocab_size=49152, d_model=16, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=8, d_mlp=24,
+  rope_theta=1000.0, norm_epsilon=1e-5, tie_embeddings=True,
+)
+PROMPT = prompts.FORMATS["qa"]
+EXAMPLES = [("wolf", "wolves"), ("child", "children"), ("ox", "oxen"), ("mouse", "mice")]
+HYPER = HyperLlamaConfig(gist=GistConfig(num_gist=3), rank=2, alpha=4.0)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+  """(model configuration, downstream, fingerprint, vocabulary) of a model folder."""
+  folder = tmp_path_factory.mktemp("base") / "model"
+  vocabulary = vocabularies.load(llama_weights.EMBEDDED)
+  params = llama_weights.random(CONFIG, seed=1).params
+  llama_weights.save(folder, CONFIG, params, tokenizer=vocabulary)
+  model = runs.ModelConfig(CONFIG, str(folder), dtype="float32")
+  return model, *model.load(), vocabularies.load(folder)
+
+
+@pytest.fixture
+def run_of(base, monkeypatch, tmp_path):
+  """Makes `runs.load` return a run with a given producer."""
+  model, downstream, fingerprint, vocabulary = base
+  encode = runs.encoder(vocabulary)
+
+  def install(config=HYPER):
+    producer = NoPhi() if config is None else config.build(downstream, encode, nnx.Rngs(3))
+    run = runs.Run(
+      tmp_path / "run", model, downstream, producer, 7, vocabulary, PROMPT, fingerprint,
+      {"hypermodel": type(config).__name__, "step": 7, "data": "abc"},
+    )  # fmt: skip
+    monkeypatch.setattr(runs, "load", lambda folder, source=None: run)
+    return run
+
+  return install
+
+
+@pytest.fixture
+def examples(tmp_path):
+  path = tmp_path / "ex.jsonl"
+  lines = [json.dumps({"input": i, "output": o}) for i, o in EXAMPLES]
+  path.write_text("\n".join(lines) + "\n")
+  return path
+
+
+def support_of(vocabulary, examples):
+  ids = [vocabulary.bos_id] if vocabulary.adds_bos else []
+  for pair in examples:
+    ids += PROMPT.encode_inputs(vocabulary, [pair[0]])[0]
+    ids += PROMPT.encode_targets(vocabulary, [pair[1]])[0]
+  return ids
+
+
+def main(capsys, *arguments):
+  status = adapt.main([str(a) for a in arguments])
+  captured = capsys.readouterr()
+  return status, captured.out, captured.err
+
+
+@pytest.mark.parametrize("config", [HYPER, GistingConfig(HYPER)], ids=["hyperllama", "gisting"])
+def test_the_adapter_is_the_producers_phi(base, run_of, examples, tmp_path, capsys, config):
+  model, downstream, fingerprint, vocabulary = base
+  run = run_of(config)
+  status, out, err = main(capsys, "--examples", examples, "--out", tmp_path / "a")
+  assert status == 0, err
+  ids = support_of(vocabulary, EXAMPLES)
+  support = Support(jnp.array([ids], jnp.int32), jnp.array([len(ids)], jnp.int32))
+  expected = run.producer(downstream, support)
+  made_for = adapters.Base(model.source, CONFIG, fingerprint, vocabulary.fingerprint)
+  adapter = adapters.load(tmp_path / "a", made_for)
+  assert jax.tree.structure(adapter.phi) == jax.tree.structure(expected)
+  jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5), adapter.phi, expected)
+  assert adapter.prompt == PROMPT.to_json()
+  assert adapter.provenance["examples"] == 4 and adapter.provenance["step"] == 7
+  assert adapter.provenance["command"].startswith("hyperjax adapt --examples ")
+  assert f"read   4 examples, {len(ids)} tokens" in out
+  assert f"hyperjax predict --adapter {tmp_path / 'a'} --input" in out
+  assert ("PEFT loads it" in out) == (config is HYPER)
+
+
+def test_predict_needs_no_run(base, run_of, examples, tmp_path, capsys, monkeypatch):
+  run_of()
+  assert main(capsys, "--examples", examples, "--out", tmp_path / "a")[0] == 0
+
+  def gone(*_, **__):
+    raise AssertionError("predict opened the run")
+
+  monkeypatch.setattr(runs, "load", gone)
+  status = predict.main(
+    ["--adapter", str(tmp_path / "a"), "--input", "goose", "--max_new_tokens", "3"]
+  )
+  assert status == 0 and len(capsys.readouterr().out.splitlines()) == 1
+
+
+def test_what_does_not_fit_is_dropped_from_the_far_end(base, run_of, examples, tmp_path, capsys):
+  vocabulary = base[-1]
+  run_of()
+  room = len(support_of(vocabulary, EXAMPLES[2:]))
+  status, out, _ = main(
+    capsys, "--examples", examples, "--out", tmp_path / "a", "--max_tokens", room
+  )
+  assert status == 0 and "the first 2 of 4 examples were dropped" in out
+  assert f"read   2 examples, {room} tokens" in out
+  few = tmp_path / "few.json"
+  few.write_text(json.dumps([{"input": i, "output": o} for i, o in EXAMPLES[2:]]))
+  main(capsys, "--examples", few, "--out", tmp_path / "b")
+  one, other = (
+    adapters.read_tensors(tmp_path / name / "adapter_model.safetensors") for name in "ab"
+  )
+  np.testing.assert_allclose(one["prompt_embeddings"], other["prompt_embeddings"], atol=1e-5)
+
+
+def test_the_support_is_made_of_pieces(base, examples):
+  vocabulary = base[-1]
+  read = rows.read(examples, ["input", "output"])
+  episode = adapt.read_support(read, PROMPT, vocabulary)
+  assert episode.support.tolist() == support_of(vocabulary, EXAMPLES)
+  assert vocabulary.decode(episode.shots[0]) == "Q: wolf\nA: wolves\n"
+
+
+@pytest.mark.parametrize("lines, message", [
+  (['{"input": "a", "output": "b"}', '{"input": "a"}'], "line 2: the field 'output' is missing"),
+  (['{"input": "a", "outptu": "b"}'], "line 1: unknown field 'outptu'; .* did you mean 'output'?"),
+  (["", '{"input": "a", "output": " "}'], "line 2: output is empty"),
+  (['{"input": "a", "output": null}'], "line 1: output must be text, not None"),
+  (["wolf: wolves"], "line 1: not JSON"),
+  (["", ""], "holds no rows"),
+])
+def test_a_wrong_file_of_examples_is_named(capsys, tmp_path, lines, message):
+  file = tmp_path / "ex.jsonl"
+  file.write_text("\n".join(lines))
+  status, _, err = main(capsys, "--examples", file, "--out", tmp_path / "a")
+  assert status == 1 and err.startswith(f"hyperjax adapt: {file}") and err.count("\n") == 1
+  assert re.search(message, err)
+
+
+def test_a_list_in_a_json_file_and_numbers(tmp_path):
+  file = tmp_path / "ex.json"
+  file.write_text('[{"input": 3, "output": 4.5, "options": ["4.5", "9"]}]')
+  [row] = rows.read(file, ["input", "output"], ignored=["options"])
+  assert row.fields == {"input": "3", "output": "4.5"}
+  file.write_text('{"input": "a", "output": "b"}')
+  with pytest.raises(ValueError, match="must hold a list of objects, not dict"):
+    rows.read(file, ["input", "output"])
+
+
+def test_what_is_there_is_not_overwritten_unasked(run_of, examples, tmp_path, capsys):
+  run_of()
+  out = tmp_path / "a"
+  assert main(capsys, "--examples", examples, "--out", out)[0] == 0
+  status, _, err = main(capsys, "--examples", examples, "--out", out)
+  assert status == 1 and f"{out} exists" in err
+  assert main(capsys, "--examples", examples, "--out", out, "--overwrite")[0] == 0
+
+
+@pytest.mark.parametrize("arguments, message", [
+  (["--max_tokens", "0"], "--max_tokens must be at least 1, not 0"),
+  (["--examples", "/no/such.jsonl"], "No such file"),
+  (["--checkpoint", "/no/such/run"], "/no/such/run"),
+])
+def test_a_wrong_argument_is_named(examples, tmp_path, capsys, arguments, message):
+  status, _, err = main(capsys, "--examples", examples, "--out", tmp_path / "a", *arguments)
+  assert status == 1 and message in err and err.count("\n") == 1
+
+
+def test_a_method_without_phi_is_refused(run_of, examples, tmp_path, capsys):
+  run_of(None)
+  status, _, err = main(capsys, "--examples", examples, "--out", tmp_path / "a")
+  assert status == 1 and "makes no phi to keep" in err and not (tmp_path / "a").exists()
+
+
+def test_help_teaches_by_examples(capsys):
+  with pytest.raises(SystemExit) as end:
+    adapt.main(["--help"])
+  assert end.value.code == 0
+  assert capsys.readouterr().out.count("\n  hyperjax adapt --") >= 2
