@@ -2,6 +2,8 @@
 
     TASKS["lexical.plurals.plural"].examples()[0]   # {"input": "wolf", "output": "wolves"}
 
+    python -m hyperjax.tasks.lexical                # prints the families
+
 Names are `lexical.<family>.<task>`. Whole families are held out: see `lexical_held_out`. Nothing is
 generated at import, and seqio is imported by `register` only.
 """
@@ -44,6 +46,21 @@ def rates(names: Iterable[str]) -> dict[str, float]:
   return {name: 1 / sizes[TASKS[name].family] for name in names}
 
 
+def table() -> str:
+  """The families as a Markdown table, with how many tasks and examples each has."""
+  rows = ["| family | tasks | examples | example | |", "|---|---|---|---|---|"]
+  for family in dict.fromkeys(task.family for task in TASKS.values()):
+    tasks = [task for task in TASKS.values() if task.family == family]
+    example = tasks[0].examples()[0]
+    count = sum(len(task.examples()) for task in tasks)
+    rows.append(
+      f"| {family.removeprefix('lexical.')} | {len(tasks)} | {count}"
+      f" | `{example['input']}` → `{example['output']}`"
+      f" | {'held out' if family in HELD_OUT_FAMILIES else ''} |"
+    )
+  return "\n".join(rows)
+
+
 def _dataset(split: str, shuffle_files: bool, seed: int | None = None, *, task: LexicalTask):
   """What seqio's function source calls; the order is already a shuffled one."""
   import tensorflow as tf
@@ -84,3 +101,7 @@ def register() -> None:
   for mixture, names in (("lexical_train", TRAIN_TASKS), ("lexical_held_out", HELD_OUT_TASKS)):
     if mixture not in seqio.MixtureRegistry.names():
       seqio.MixtureRegistry.add(mixture, list(rates(names).items()))
+
+
+if __name__ == "__main__":
+  print(table())

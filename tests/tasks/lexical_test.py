@@ -4,6 +4,7 @@ import collections
 import hashlib
 import json
 import os
+import pathlib
 import re
 import subprocess
 import sys
@@ -121,6 +122,11 @@ print(len(lexical.TASKS), lexical_task._examples.cache_info().currsize,
       [name for name in {heavy} if name in sys.modules])
 """
   assert run_python(script) == f"{len(lexical.TASKS)} 0 []"
+
+
+def test_the_page_shows_the_present_table():
+  page = pathlib.Path(__file__).parents[2] / "docs" / "lexical.md"
+  assert lexical.table() in page.read_text(encoding="utf-8")
 
 
 def test_families_weigh_the_same():
