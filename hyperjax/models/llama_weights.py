@@ -168,7 +168,7 @@ def _from_hf(raw: Mapping[str, Any], where: pathlib.Path) -> LlamaConfig:
     num_kv_heads=heads if kv_heads is None else kv_heads,
     head_dim=width // heads if head_dim is None else head_dim,
     d_mlp=_need(raw, "intermediate_size", where),
-    rope_theta=float(theta),
+    rope_theta=theta,
     norm_epsilon=float(raw.get("rms_norm_eps", _DEFAULT_EPSILON)),
     tie_embeddings=bool(raw.get("tie_word_embeddings", False)),
     rope_scaling=scaling,
@@ -195,7 +195,7 @@ def _hf_rope(
     scaling = Llama3Scaling(**values)
     rope = {k: v for k, v in rope.items() if k not in _LLAMA3_KEYS}
   _check_keys(rope, where, {"partial_rotary_factor": 1.0}, ())
-  return theta, scaling
+  return float(theta), scaling
 
 
 def _from_gguf(path: pathlib.Path) -> tuple[LlamaConfig, int]:
@@ -302,13 +302,9 @@ def _repeats_embedding(tensors: weights.Tensors) -> bool:
 
 def random(config: LlamaConfig, *, seed: int = 0, dtype: Any = jnp.float32) -> Loaded:
   """A model with random weights, for tests and benchmarks."""
-
-  @jax.jit
-  def init():
-    return nnx.to_pure_dict(nnx.state(Llama(config, rngs=nnx.Rngs(seed), dtype=dtype)))
-
+  params = nnx.to_pure_dict(nnx.state(Llama(config, rngs=nnx.Rngs(seed), dtype=dtype)))
   name = f"{RANDOM} {seed} {jnp.dtype(dtype).name} {json.dumps(dataclasses.asdict(config))}"
-  return Loaded(config, init(), hashlib.sha256(name.encode()).hexdigest(), RANDOM)
+  return Loaded(config, params, hashlib.sha256(name.encode()).hexdigest(), RANDOM)
 
 
 def fingerprint(source: str | pathlib.Path) -> str:

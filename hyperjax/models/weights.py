@@ -2,6 +2,7 @@
 which tensor is which array, fingerprints, and Hugging Face folders written whole or not at all.
 """
 
+import abc
 import dataclasses
 import hashlib
 import json
@@ -11,10 +12,9 @@ import pathlib
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from typing import Any, Protocol
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 
@@ -87,7 +87,7 @@ class Entry:
     return np.ascontiguousarray(x.reshape(math.prod(x.shape[: self.num_inputs]), -1).T)
 
 
-class Tensors(Protocol):
+class Tensors(abc.ABC):
   """A file or folder of named tensors, read one at a time.
 
   Attributes:
@@ -98,12 +98,16 @@ class Tensors(Protocol):
   format: str
   shapes: Mapping[str, tuple[int, ...]]
 
-  def tensor(self, name: str) -> np.ndarray: ...
+  @abc.abstractmethod
+  def tensor(self, name: str) -> np.ndarray:
+    """One tensor, read now."""
+
+  @abc.abstractmethod
   def extent(self, name: str) -> tuple[pathlib.Path, int, int]:
-    """The file that holds a tensor, and its first and last byte there (exclusive)."""
+    """The file that holds a tensor, its first byte there and the one after its last."""
 
 
-class Safetensors:
+class Safetensors(Tensors):
   """The safetensors of a Hugging Face folder, one file or sharded."""
 
   format = "hf"
@@ -160,7 +164,7 @@ class Safetensors:
     return self._entries[name][:3]
 
 
-class Gguf:
+class Gguf(Tensors):
   """A GGUF file, dequantised to float32 tensor by tensor."""
 
   format = "gguf"
@@ -274,7 +278,7 @@ def read(
     node = out
     for parent in parents:
       node = node.setdefault(parent, {})
-    node[last] = jax.block_until_ready(jnp.array(host))
+    node[last] = jax.block_until_ready(jax.device_put(host, may_alias=False))
   return out
 
 
