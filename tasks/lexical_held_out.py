@@ -5,8 +5,8 @@ They were fixed before the first training run. What was looked at is the untrain
 in-context gain can only be recovered where there is a gain, so families near zero in context (last
 letters, reversed words) would measure nothing. The choice therefore favours what the base model can
 do from examples, and within the six families tasks near zero were dropped as well; on the training
-tasks the in-context scores are mostly lower. Ordinals and names of territories, where it does less well,
-keep the average honest.
+tasks the in-context scores are mostly lower. Ordinals and names of territories, where it does less
+well, keep the average honest.
 
 Each family is of a kind of its own, and has neighbours of that kind in training, never its mapping,
 its inverse, or its table in another rendering. The tests hold both: no table is shared, and the
