@@ -20,7 +20,7 @@ CONFIG = LlamaConfig(
   vocab_size=49152, d_model=16, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=8, d_mlp=24,
   rope_theta=1000.0, norm_epsilon=1e-5, tie_embeddings=True,
 )
-INPUTS = ["mouse", "three hundred and five", "a", "The quick brown fox jumps over the lazy dog " * 2]
+INPUTS = ["mouse", "three hundred and five", "a", "The quick brown fox jumps over a dog. " * 2]
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +163,9 @@ def test_jobs_of_one_shape_share_a_batch():
   lengths = [3, 16, 17, 31, 32, 33, 5]
   jobs = [job(i, n) for i, n in enumerate(lengths)] + [job(7, 3, terminator=(2,)), job(8, 3, {})]
   found = [([j.index for j in group], length) for group, length in predict.batches(jobs, 2)]
-  assert found == [([0, 1], 16), ([6], 16), ([2, 3], 32), ([4], 32), ([5], 64), ([7], 16), ([8], 16)]
+  assert found == [
+    ([0, 1], 16), ([6], 16), ([2, 3], 32), ([4], 32), ([5], 64), ([7], 16), ([8], 16)
+  ]
 
 
 @pytest.mark.parametrize("ids, expected", [
