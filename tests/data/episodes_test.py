@@ -107,7 +107,10 @@ def test_every_example_is_asked_once_in_an_epoch(tmp_path, count, queries):
   config = EpisodeConfig(num_shots=2, num_queries=queries)
   stream = TrainStream(manifest, config, seed=3, batch_size=2)
   asked = [
-    query.id for step in range(count) for row in (0, 1) for query in stream.episode(step, row).queries
+    query.id
+    for step in range(count)
+    for row in (0, 1)
+    for query in stream.episode(step, row).queries
   ]
   for epoch in range(3):
     part = asked[epoch * count : (epoch + 1) * count]
@@ -190,7 +193,8 @@ def test_evaluation_asks_the_same_queries_for_every_seed(manifest):
 
 
 def test_shuffled_outputs_keep_inputs_and_multiset_of_outputs(manifest):
-  for plain, mixed in zip(evaluate(manifest), evaluate(manifest, shuffle_outputs=True), strict=True):
+  shuffled = evaluate(manifest, shuffle_outputs=True)
+  for plain, mixed in zip(evaluate(manifest), shuffled, strict=True):
     assert plain.support_ids == mixed.support_ids
     before, after = ([shot.split("=") for shot in shots_of(e)] for e in (plain, mixed))
     assert [x for x, _ in before] == [x for x, _ in after]

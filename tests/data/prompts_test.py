@@ -9,7 +9,7 @@ from hyperjax.data import prompts
 from hyperjax.data.prompts import FORMATS, PromptFormat
 from tests.data.fakes import Bytes
 
-SENTENCEPIECE_TEXT = "the wolf saw a wolf and the wolves saw the dogs: a dog, the dog; wolf: wolves "
+SENTENCEPIECE_TEXT = "the wolf saw a wolf and the wolves saw the dogs: a dog: wolf: wolves "
 
 
 @given(st.text(), st.text(min_size=1), st.sampled_from(sorted(FORMATS)))
@@ -68,7 +68,7 @@ def test_json_round_trip_and_unknown_fields():
 
 
 def test_errors_name_field_and_nearest_format():
-  with pytest.raises(ValueError, match=r"'bad'.*input template must contain \{input\} exactly once"):
+  with pytest.raises(ValueError, match=r"'bad'.*input template must contain \{input\}"):
     PromptFormat("bad", input="Q:")
   with pytest.raises(ValueError, match="'newlin'. Did you mean 'newline'"):
     prompts.get("newlin")

@@ -22,7 +22,7 @@ def cost(groups, rates):
 @given(st.lists(LENGTHS, min_size=1, max_size=7), st.integers(1, 3))
 def test_a_plan_holds_all_tasks_and_is_the_cheapest_cut(lengths, buckets):
   lengths = {f"t{i}": length for i, length in enumerate(lengths)}
-  rates = {task: 1 + i for i, task in enumerate(lengths)}
+  rates = {task: 1.0 + i for i, task in enumerate(lengths)}
   groups = plan(lengths, rates, 4, buckets, LIMIT)
   assert sorted(task for _, tasks in groups for task in tasks) == sorted(lengths)
   assert 1 <= len(groups) <= buckets

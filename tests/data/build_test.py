@@ -1,0 +1,313 @@
+"""The builder: from seqio tasks to a data folder; what training does without TensorFlow."""
+
+import functools
+import json
+import pathlib
+import shutil
+import subprocess
+import sys
+import textwrap
+
+import pytest
+import seqio
+import tensorflow as tf
+
+from hyperjax.data import build as build_lib
+from hyperjax.data import manifest as manifest_lib
+from hyperjax.data.caclm import CaclmConfig, CaclmStream
+from hyperjax.data.episodes import EpisodeConfig, TrainStream
+from hyperjax.data.loader import Loader
+from hyperjax.data.manifest import DataConfig, Manifest, ensure
+from hyperjax.data.store import Store
+from hyperjax.tasks import fewshot, text
+from tests.data.fakes import PROMPT, Bytes
+
+SENTENCEPIECE = (
+  pathlib.Path(seqio.__file__).parent / "test_data/sentencepiece/sentencepiece.model"
+)
+WORDS = {"one": "un", "two": "deux", "three": "trois", "four": "quatre", "five": "cinq"}
+
+
+def write_tasks(folder, **tasks):
+  folder.mkdir(exist_ok=True)
+  for name, rows in tasks.items():
+    (folder / f"{name}.json").write_text(json.dumps(rows))
+  return folder
+
+
+def words(**extra):
+  return [{"input": a, "output": b, **extra} for a, b in WORDS.items()]
+
+
+@pytest.fixture
+def source(tmp_path):
+  return write_tasks(tmp_path / "tasks", plain=words(), choice=words(options=[*WORDS.values()]))
+
+
+def config(source, name, **options):
+  folder = fewshot.Folder(str(source), name=name)
+  return DataConfig(name, "bytes", prompt=PROMPT, sources=[folder], **options)
+
+
+def build(config, out):
+  return build_lib.build(config, out, vocabulary=Bytes())
+
+
+def decoded(store, i):
+  return Bytes().decode(store.input(i)), Bytes().decode(store.target(i))
+
+
+@pytest.fixture
+def registered():
+  """Registers a seqio task under a name and takes it out again."""
+  names = []
+
+  def add(name, rows, *, preprocessors=(), features, splits=("train",)):
+    def dataset(split, shuffle_files=False, seed=None):
+      del split, shuffle_files, seed
+      return tf.data.Dataset.from_tensor_slices(rows)
+
+    seqio.TaskRegistry.add(
+      name, seqio.FunctionDataSource(dataset, splits=splits),
+      preprocessors=list(preprocessors), output_features=features,
+    )  # fmt: skip
+    names.append(name)
+
+  yield add
+  for name in names:
+    seqio.TaskRegistry.remove(name)
+
+
+def test_a_folder_of_tasks_becomes_stores(source, tmp_path):
+  manifest = build(config(source, "one"), tmp_path / "out")
+  assert manifest.tasks == ("one.choice", "one.plain")
+  assert manifest.rate("one.plain") == 0.5 and manifest.splits("one.plain") == ("train",)
+  plain, choice = (manifest.store(task, "train") for task in ("one.plain", "one.choice"))
+  assert [decoded(plain, i) for i in range(5)] == [(f"{a}=", f"{b};") for a, b in WORDS.items()]
+  assert plain.options(0) is None
+  assert [Bytes().decode(o) for o in choice.options(3)] == [f"{b};" for b in WORDS.values()]
+  assert str(tmp_path) not in (tmp_path / "out" / "manifest.json").read_text()
+
+
+def test_a_copied_folder_is_the_same_data(source, tmp_path):
+  wanted = config(source, "two")
+  build(wanted, tmp_path / "out")
+  (tmp_path / "out").rename(tmp_path / "elsewhere")
+  shutil.rmtree(source)
+  manifest = ensure(wanted, tmp_path / "elsewhere", build=False)
+  stream = TrainStream(manifest, EpisodeConfig(num_shots=2), seed=0, batch_size=2)
+  with Loader(stream, stop_step=1) as loader:
+    assert len(list(loader)) == 1
+
+
+def test_an_interrupted_build_goes_on(source, tmp_path, monkeypatch):
+  wanted, out = config(source, "three"), tmp_path / "out"
+  write = build_lib._write
+
+  def interrupted(task, *rest):
+    if task.name == "three.plain":
+      raise KeyboardInterrupt
+    write(task, *rest)
+
+  monkeypatch.setattr(build_lib, "_write", interrupted)
+  with pytest.raises(KeyboardInterrupt):
+    build(wanted, out)
+  assert not (out / "manifest.json").exists() and len(list((out / "stores").iterdir())) == 1
+  written = []
+  monkeypatch.setattr(build_lib, "_write", lambda task, *rest: (
+    written.append(task.name), write(task, *rest)))  # fmt: skip
+  build(wanted, out)
+  assert written == ["three.plain"]
+
+
+def test_a_changed_source_names_the_command(source, tmp_path):
+  wanted, out = config(source, "four"), tmp_path / "out"
+  build(wanted, out)
+  assert ensure(wanted, out).tasks == ("four.choice", "four.plain")
+  write_tasks(source, plain=[*words(), {"input": "six", "output": "six"}])
+  with pytest.raises(ValueError, match="the source of task 'four.plain' has changed. Rebuild it: "
+                     "hyperjax data --config_json .*out.config.json --out .*out"):
+    ensure(wanted, out)
+  assert len(build(wanted, out).store("four.plain", "train")) == 6
+  ensure(wanted, out)
+  write_tasks(source, more=words())
+  with pytest.raises(ValueError, match=r"tasks of source 'four' have changed: \['four.more'\]"):
+    ensure(wanted, out)
+
+
+def test_another_configuration_is_named(source, tmp_path):
+  build(config(source, "five"), tmp_path / "out")
+  with pytest.raises(ValueError, match="another configuration: max_examples is 3, was None"):
+    ensure(config(source, "five", max_examples=3), tmp_path / "out")
+
+
+def test_without_seqio_the_command_is_printed(source, tmp_path, monkeypatch):
+  monkeypatch.setattr(manifest_lib.importlib_util, "find_spec", lambda name: None)
+  with pytest.raises(FileNotFoundError, match="seqio is not installed here. Build it: hyper"):
+    ensure(config(source, "six"), tmp_path / "out")
+  with pytest.raises(FileNotFoundError, match="this run does not build data. Build it:"):
+    ensure(config(source, "six"), tmp_path / "out", build=False)
+
+
+def test_ensure_builds_in_a_process_of_its_own(source, tmp_path):
+  """Also: the process that asks for the data imports neither TensorFlow nor seqio."""
+  tokenizer = tmp_path / "tokenizer"
+  tokenizer.mkdir()
+  _word_tokenizer(tokenizer)
+  script = f"""
+    import sys
+    from hyperjax.data.manifest import DataConfig, ensure
+    from hyperjax.tasks import fewshot
+    folder = fewshot.Folder({str(source)!r}, name="seven")
+    config = DataConfig("seven", {str(tokenizer)!r}, sources=[folder])
+    assert ensure(config, {str(tmp_path / "out")!r}).tasks == ("seven.choice", "seven.plain")
+    assert not {{"tensorflow", "seqio", "t5"}} & set(sys.modules)
+  """
+  subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=True)
+  assert Manifest.load(tmp_path / "out").prompt.name == "qa"
+
+
+def _word_tokenizer(folder):
+  """Saves a byte-level tokenizer as transformers would."""
+  import tokenizers
+  from tokenizers import decoders, models, pre_tokenizers
+
+  alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+  vocabulary = {token: i for i, token in enumerate(["</s>", *alphabet])}
+  tokenizer = tokenizers.Tokenizer(models.BPE(vocabulary, []))
+  tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+  tokenizer.decoder = decoders.ByteLevel()
+  tokenizer.add_special_tokens(["</s>"])
+  tokenizer.save(str(folder / "tokenizer.json"))
+  (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "</s>"}))
+
+
+def test_an_ordinary_seqio_task_serves_as_it_is(tmp_path, registered):
+  """seqio's own preprocessors and its SentencePiece vocabulary; t5's preprocessors before them."""
+  from t5.data import preprocessors as t5_preprocessors
+
+  vocabulary = seqio.SentencePieceVocabulary(str(SENTENCEPIECE))
+  registered(
+    "ordinary_sst",
+    {"sentence": ["good", "bad", "fine"], "label": [1, 0, 1], "idx": [0, 1, 2]},
+    preprocessors=[
+      functools.partial(
+        t5_preprocessors.glue, benchmark_name="sst2", label_names=["negative", "positive"]
+      ),
+      seqio.preprocessors.tokenize,
+      seqio.CacheDatasetPlaceholder(),
+      seqio.preprocessors.append_eos,
+    ],
+    features={name: seqio.Feature(vocabulary) for name in ("inputs", "targets")},
+    splits=("train", "validation"),
+  )
+  manifest = build(DataConfig("ordinary_sst", "bytes", prompt=PROMPT), tmp_path / "out")
+  assert manifest.splits("ordinary_sst") == ("train", "validation")
+  store = manifest.store("ordinary_sst", "validation")
+  assert decoded(store, 1) == ("sst2 sentence: bad=", "negative;")
+
+
+def test_a_mixture_keeps_its_rates(tmp_path, registered):
+  feature = seqio.Feature(seqio.ByteVocabulary())
+  for name, count in (("rate_a", 3), ("rate_b", 4)):
+    registered(
+      name,
+      {"inputs": [f"{name}{i}" for i in range(count)], "targets": ["x"] * count},
+      preprocessors=[seqio.preprocessors.tokenize],
+      features={"inputs": feature, "targets": feature},
+    )
+  seqio.MixtureRegistry.add("rate_mixture", [("rate_a", 3), ("rate_b", 1)])
+  manifest = build(DataConfig("rate_mixture", "bytes", prompt=PROMPT), tmp_path / "out")
+  assert [manifest.rate(task) for task in manifest.tasks] == [0.75, 0.25]
+
+
+def test_features_that_hold_no_text_are_listed(tmp_path, registered):
+  registered(
+    "only_ids",
+    {"inputs": [[1, 2]], "targets": [[3, 4]]},
+    features={
+      name: seqio.Feature(seqio.PassThroughVocabulary(9), add_eos=False)
+      for name in ("inputs", "targets")
+    },
+  )
+  with pytest.raises(ValueError, match=r"'only_ids' has no text.*its features are \{'inputs': "
+                     r"'int32"):
+    build(DataConfig("only_ids", "bytes"), tmp_path / "out")
+
+
+def test_empty_targets_and_unknown_names_are_errors(tmp_path, registered):
+  feature = seqio.Feature(seqio.ByteVocabulary())
+  registered(
+    "hollow",
+    {"inputs": ["a", "b"], "targets": ["x", " "]},
+    preprocessors=[seqio.preprocessors.tokenize],
+    features={"inputs": feature, "targets": feature},
+  )
+  with pytest.raises(ValueError, match="hollow train, example 1: its target is empty"):
+    build(DataConfig("hollow", "bytes"), tmp_path / "out")
+  with pytest.raises(ValueError, match="No task or mixture 'hollo' is registered. Did you mean "
+                     "'hollow'"):
+    build(DataConfig("hollo", "bytes"), tmp_path / "out")
+  with pytest.raises(ValueError, match=r"'hollow' has none of the splits \['dev'\]: \['train'\]"):
+    build(DataConfig("hollow", "bytes", splits=["dev"]), tmp_path / "out")
+  assert not list(tmp_path.glob("out/stores/*"))
+
+
+def test_a_text_folder_serves_caclm(tmp_path):
+  (tmp_path / "text").mkdir()
+  (tmp_path / "text" / "book.txt").write_text("all work and no play\n" * 40)
+  folder = text.Folder(str(tmp_path / "text"), name="shelf")
+  manifest = build(DataConfig("shelf", "bytes", sources=[folder]), tmp_path / "out")
+  stream = CaclmStream(manifest, CaclmConfig(64), seed=0, batch_size=1)
+  query = stream.episode(0, 0).queries[0]
+  joined = Bytes().decode(query.input) + Bytes().decode(query.target)
+  assert len(joined) == 32 and joined in "all work and no play\n" * 40
+
+
+def test_a_name_for_two_folders_is_refused(source, tmp_path):
+  build(config(source, "eight"), tmp_path / "out")
+  other = write_tasks(tmp_path / "other", plain=words())
+  with pytest.raises(ValueError, match="'eight.plain' is registered already.*another name"):
+    build(config(other, "eight"), tmp_path / "out2")
+
+
+def test_a_module_that_registers_tasks(tmp_path, monkeypatch):
+  (tmp_path / "my_task_module.py").write_text(textwrap.dedent("""
+    import seqio, tensorflow as tf
+    VERSION = "3"
+    def register():
+      if "mine" not in seqio.TaskRegistry.names():
+        feature = seqio.Feature(seqio.ByteVocabulary())
+        dataset = lambda split, shuffle_files, seed=None: tf.data.Dataset.from_tensor_slices(
+            {"inputs": ["a"], "targets": ["b"]})
+        seqio.TaskRegistry.add("mine", seqio.FunctionDataSource(dataset, splits=["train"]),
+                               preprocessors=[seqio.preprocessors.tokenize],
+                               output_features={"inputs": feature, "targets": feature})
+  """))
+  monkeypatch.syspath_prepend(str(tmp_path))
+  wanted = DataConfig("mine", "bytes", task_modules=["my_task_module"])
+  first = build(wanted, tmp_path / "out").split("mine", "train")
+  assert first["source"] == "my_task_module:3"
+  monkeypatch.setattr(sys.modules["my_task_module"], "VERSION", "4")
+  assert build(wanted, tmp_path / "out").split("mine", "train")["store"] != first["store"]
+
+
+def test_max_examples(source, tmp_path):
+  manifest = build(config(source, "nine", max_examples=2), tmp_path / "out")
+  assert len(manifest.store("nine.plain", "train")) == 2
+
+
+def test_json_round_trip_of_a_configuration(source):
+  wanted = config(source, "ten", max_examples=2, feature_lengths={"inputs": 9})
+  assert DataConfig.from_json(json.loads(json.dumps(wanted.to_json()))) == wanted
+  with pytest.raises(ValueError, match="splits must be a list, not 'train'"):
+    config(source, "ten", splits="train")
+
+
+def test_stores_are_named_by_what_they_hold(source, tmp_path):
+  entry = lambda **options: build(config(source, "eleven", **options), tmp_path / "out").split(
+    "eleven.plain", "train"
+  )["store"]  # fmt: skip
+  first = entry()
+  assert entry() == first != entry(max_examples=2)
+  assert len(Store(tmp_path / "out" / first)) == 5
