@@ -127,6 +127,9 @@ class SentencePieceVocabulary(Vocabulary):
   Args:
     path: the .model file.
     adds_bos: where None, whether the model has a BOS token at all (Llama's has, T5's has not).
+
+  Of a saved one, transformers 5 gives the same ids except where a text itself starts with a space:
+  SentencePiece sets a second one before it, transformers does not.
   """
 
   def __init__(self, path: pathlib.Path, adds_bos: bool | None = None):

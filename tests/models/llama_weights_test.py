@@ -14,10 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from safetensors.numpy import load_file, save_file
+
 from hyperjax.core.positions import Llama3Scaling, rope_frequencies
 from hyperjax.models import llama_weights, weights
 from hyperjax.models.llama import Llama, LlamaConfig
-from safetensors.numpy import load_file, save_file
 
 CONFIG = LlamaConfig(
   vocab_size=50, d_model=32, num_layers=3, num_heads=4, num_kv_heads=2, head_dim=8, d_mlp=64,
@@ -170,7 +171,7 @@ def test_llama3_scaling_is_read_in_every_form(folder):
 
 def test_a_missing_tensor_is_named(folder):
   edit_tensors(folder, lambda t: t.pop("model.layers.1.self_attn.k_proj.weight"))
-  with pytest.raises(ValueError, match=r"lacks the tensor 'model.layers.1.self_attn.k_proj.weight'"):
+  with pytest.raises(ValueError, match="lacks the tensor 'model.layers.1.self_attn.k_proj.weight'"):
     llama_weights.load(folder)
 
 
@@ -183,14 +184,15 @@ def test_an_unused_tensor_is_named(folder):
 
 def test_a_tensor_of_another_shape_is_named(folder):
   edit_config(folder, intermediate_size=60)
-  with pytest.raises(ValueError, match=r"'model.layers.0.mlp.(down|gate|up)_proj.weight' has shape"):
+  with pytest.raises(ValueError, match=r"'model.layers.0.mlp.\w+_proj.weight' has shape"):
     llama_weights.load(folder)
 
 
 def test_a_tied_head_may_be_stored_if_it_repeats_the_embedding(folder):
-  edit_tensors(folder, lambda t: t.update({"lm_head.weight": t["model.embed_tokens.weight"].copy()}))
+  head = load_file(folder / "model.safetensors")["model.embed_tokens.weight"]
+  edit_tensors(folder, lambda t: t.update({"lm_head.weight": head}))
   assert llama_weights.load(folder).config == CONFIG
-  edit_tensors(folder, lambda t: t.update({"lm_head.weight": 1 + t["model.embed_tokens.weight"]}))
+  edit_tensors(folder, lambda t: t.update({"lm_head.weight": 1 + head}))
   with pytest.raises(ValueError, match=r"holds the tensor 'lm_head.weight'"):
     llama_weights.load(folder)
 

@@ -1,0 +1,79 @@
+"""The convert command; models/parity_test.py tests that transformers reads what it writes."""
+
+import json
+
+import numpy as np
+import pytest
+
+from hyperjax import convert
+from hyperjax.data import vocabularies
+from hyperjax.models import llama_weights, weights
+from hyperjax.models.llama import LlamaConfig
+
+CONFIG = LlamaConfig(
+  vocab_size=49152, d_model=16, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=4, d_mlp=24,
+  rope_theta=1e4, norm_epsilon=1e-5, tie_embeddings=False,
+)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+  """A tiny model with the embedded model's tokenizer."""
+  folder = tmp_path_factory.mktemp("source") / "model"
+  llama_weights.save(
+    folder,
+    CONFIG,
+    llama_weights.random(CONFIG).params,
+    tokenizer=vocabularies.load(weights.EMBEDDED),
+    max_positions=123,
+  )
+  return folder
+
+
+def test_the_copy_is_the_source_and_its_fingerprint_is_printed(source, tmp_path, capsys):
+  out = tmp_path / "deep" / "copy"
+  assert convert.main(["--source", str(source), "--out", str(out)]) == 0
+  assert llama_weights.fingerprint(out) in capsys.readouterr().out
+  one, other = llama_weights.load(source), llama_weights.load(out)
+  assert one.config == other.config
+  ours, copied = dict(weights.leaves(one.params)), dict(weights.leaves(other.params))
+  assert ours.keys() == copied.keys()
+  for path in ours:
+    np.testing.assert_array_equal(ours[path], copied[path], err_msg=path)
+  assert vocabularies.load(out).fingerprint == vocabularies.load(source).fingerprint
+  raw = json.loads((out / "config.json").read_text())
+  assert (raw["bos_token_id"], raw["eos_token_id"], raw["max_position_embeddings"]) == (1, 2, 123)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_the_dtype_is_the_files(dtype, source, tmp_path):
+  out = str(tmp_path / "m")
+  assert convert.main(["--source", str(source), "--out", out, "--dtype", dtype]) == 0
+  assert json.loads((tmp_path / "m" / "config.json").read_text())["torch_dtype"] == dtype
+  tensors = weights.open_tensors(tmp_path / "m")
+  assert {str(tensors.tensor(name).dtype) for name in tensors.shapes} == {dtype}
+
+
+def test_a_folder_with_something_in_it_is_left_alone(source, tmp_path, capsys):
+  (tmp_path / "mine").write_text("precious")
+  assert convert.main(["--source", str(source), "--out", str(tmp_path)]) == 1
+  assert f"{tmp_path} exists and is not empty" in capsys.readouterr().err
+  assert [p.name for p in tmp_path.iterdir()] == ["mine"]
+
+
+def test_an_empty_folder_is_filled(source, tmp_path):
+  assert convert.main(["--source", str(source), "--out", str(tmp_path)]) == 0
+  assert (tmp_path / "model.safetensors").exists()
+
+
+def test_an_unknown_source_is_one_sentence(tmp_path, capsys):
+  assert convert.main(["--source", "nowhere", "--out", str(tmp_path / "m")]) == 1
+  error = capsys.readouterr().err
+  assert "'nowhere'" in error and weights.EMBEDDED in error and error.count("\n") == 1
+  assert not (tmp_path / "m").exists()
+
+
+def test_the_help_teaches_with_examples(capsys):
+  with pytest.raises(SystemExit):
+    convert.main(["--help"])
+  assert f"hyperjax convert --source {weights.EMBEDDED} --out" in capsys.readouterr().out
