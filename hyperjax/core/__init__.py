@@ -1,0 +1,1 @@
+"""Arrays, phi and the two places where phi touches a transformer: jax, flax and numpy only."""

@@ -1,0 +1,95 @@
+"""The layers that all downstream models share, and phi's two touch points: `project` and `attend`.
+
+Activations are [B, M, T, D]: B episodes, M queries of each (1 for a support), T tokens.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from hyperjax.core.masks import Mask
+from hyperjax.core.phi import LowRank, Prefix
+
+
+def project(
+  x: Float[Array, "B M T *inputs"], kernel: Float[Array, "..."], update: LowRank | None = None
+) -> Float[Array, "B M T *outputs"]:
+  """x W, plus scale (x A) B where phi has an update (touch point 1).
+
+  Never W + scale A B: merged weights per episode cost several times the memory.
+
+  Args:
+    x: [B, M, T, *inputs].
+    kernel: [*inputs, *outputs].
+    update: one layer of a LowRank, a [B|1, prod(inputs), R], b [B|1, R, prod(outputs)].
+  """
+  num_inputs = x.ndim - 3
+  y = jnp.tensordot(x, kernel.astype(x.dtype), num_inputs)
+  if update is None:
+    return y
+  flat = x.reshape(x.shape[0], x.shape[1] * x.shape[2], -1)
+  delta = _times(_times(flat, update.a), update.b)
+  return y + (delta * update.scale).reshape(y.shape)
+
+
+def _times(x: Float[Array, "B X i"], w: Float[Array, "#B i o"]) -> Float[Array, "B X o"]:
+  w = w.astype(x.dtype)
+  return x @ (w[0] if w.shape[0] == 1 else w)
+
+
+def attend(
+  q: Float[Array, "B M T N H"],
+  k: Float[Array, "B M S K H"],
+  v: Float[Array, "B M S K H"],
+  mask: Mask,
+  prefix: Prefix | None = None,
+  scale: float = 1.0,
+) -> Float[Array, "B M T N H"]:
+  """Attention over phi's prefix and the sequence itself, softmax in float32 (touch point 2).
+
+  The queries of an episode share its prefix without a copy of it: the scores over the prefix and
+  over the sequence are computed apart and normalised together.
+
+  Args:
+    q: queries. k, v: the sequence's own keys and values, one of K heads serving N/K query heads.
+    mask: what of the sequence each query sees.
+    prefix: one layer of a Prefix, key and value [B|1, P, K, H], length [B|1].
+    scale: factor on the scores.
+  """
+  batch, queries, length, num_heads, head_dim = q.shape
+  kv_heads = k.shape[3]
+  q = (q * scale).reshape(batch, queries, length, kv_heads, num_heads // kv_heads, head_dim)
+  wide = jnp.promote_types(q.dtype, jnp.float32)
+  low = jnp.finfo(wide).min
+  own = jnp.einsum("bmtkgh,bmskh->bmkgts", q, k, preferred_element_type=wide)
+  own = jnp.where(mask.dense(length, k.shape[2])[:, :, None, None], own, low)
+  if prefix is None:
+    weights = jax.nn.softmax(own, -1).astype(v.dtype)
+    out = jnp.einsum("bmkgts,bmskh->bmtkgh", weights, v)
+  else:
+    size = prefix.key.shape[1]
+    key, value = (
+      jnp.broadcast_to(z.astype(q.dtype), (batch, *z.shape[1:])) for z in (prefix.key, prefix.value)
+    )
+    real = jnp.arange(size) < prefix.length[:, None]
+    before = jnp.einsum("bmtkgh,bpkh->bmkgtp", q, key, preferred_element_type=wide)
+    before = jnp.where(real[:, None, None, None, None], before, low)
+    weights = jax.nn.softmax(jnp.concatenate([before, own], -1), -1).astype(v.dtype)
+    out = jnp.einsum("bmkgtp,bpkh->bmtkgh", weights[..., :size], value)
+    out += jnp.einsum("bmkgts,bmskh->bmtkgh", weights[..., size:], v)
+  return out.reshape(batch, queries, length, num_heads, head_dim)
+
+
+class RMSNorm(nnx.Module):
+  """x / rms(x) * scale, computed in float32 (arXiv 1910.07467)."""
+
+  def __init__(self, width: int, epsilon: float, *, dtype, lead: tuple[int, ...] = ()):
+    axes = ("layers",) * len(lead) + ("norm",)
+    self.scale = nnx.Param(jnp.ones((*lead, width), dtype), axes=axes)
+    self.epsilon = epsilon
+
+  def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    wide = wide * jax.lax.rsqrt(jnp.mean(wide * wide, -1, keepdims=True) + self.epsilon)
+    return (wide * self.scale[...].astype(wide.dtype)).astype(x.dtype)

@@ -1,0 +1,1 @@
+"""Text to episodes to batches; TensorFlow and seqio live in `build` alone."""

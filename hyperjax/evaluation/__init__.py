@@ -1,0 +1,1 @@
+"""Scores, metrics and reports, the same for every producer."""

@@ -1,0 +1,54 @@
+"""How well a producer's phi makes the downstream model answer: log-likelihoods and greedy answers."""
+
+import jax
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from hyperjax.core.batch import Batch, DecoderQuery, Support
+from hyperjax.core.phi import Phi
+from hyperjax.models.generate import generate
+from hyperjax.training import losses
+
+
+@jax.jit
+def produce(producer: nnx.Module, downstream: nnx.Module, support: Support) -> Phi | None:
+  """The phi of every episode of a batch."""
+  return producer(downstream, support)
+
+
+@jax.jit
+def teacher_forced(
+  downstream: nnx.Module, phi: Phi | None, batch: Batch
+) -> tuple[Float[Array, "B M"], Float[Array, "B M"]]:
+  """Log-likelihood of each query's target in nats (terminator included), and 1 where every target
+  token is the most likely one, that is where greedy decoding would emit it."""
+  logits = downstream(batch.query, phi)
+  likelihood = -losses.token_losses(logits, batch.targets, batch.weights).sum(-1)
+  return likelihood, losses.exact_matches(logits, batch.targets, batch.weights)
+
+
+def prompts(query: DecoderQuery) -> tuple[Int[Array, "B M T"], Int[Array, "B M"]]:
+  """The queries without their targets, ready to be continued."""
+  length = query.target_index[..., 0] + 1
+  tokens = np.where(np.arange(query.tokens.shape[-1]) < length[..., None], query.tokens, 0)
+  return tokens, length
+
+
+def answers(
+  downstream: nnx.Module,
+  phi: Phi | None,
+  batch: Batch,
+  terminator: tuple[int, ...],
+) -> tuple[np.ndarray, np.ndarray]:
+  """Greedy answers of at most W tokens (the longest target of the batch's shape).
+
+  Returns:
+    ids [B, M, W] int32, and how many of them are real, terminator included: [B, M].
+  """
+  tokens, length = prompts(batch.query)
+  ids, count = generate(
+    downstream, phi, tokens, length,
+    max_new_tokens=batch.targets.shape[-1], terminator=terminator,
+  )  # fmt: skip
+  return np.asarray(ids), np.asarray(count)

@@ -1,0 +1,1 @@
+"""Downstream models: they consume phi and know nothing of who made it."""

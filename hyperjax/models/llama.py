@@ -1,0 +1,286 @@
+"""Llama (arXiv 2302.13971): grouped-query attention, gated SiLU MLP, tied or untied embeddings."""
+
+import dataclasses
+import difflib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from hyperjax.core import layers, masks, positions
+from hyperjax.core import phi as phi_lib
+from hyperjax.core.batch import DecoderQuery
+from hyperjax.core.phi import Phi, sub
+
+KeyValue = tuple[Array, Array]
+
+PREFIX_SITE = "decoder.self.prefix"
+
+_REMAT = {
+  "none": lambda f: f,
+  "dots": lambda f: jax.checkpoint(
+    f, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+  ),
+  "full": jax.checkpoint,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class LlamaConfig:
+  """The architecture of a Llama; `llama_weights` reads it from config.json or GGUF metadata."""
+
+  vocab_size: int
+  d_model: int
+  num_layers: int
+  num_heads: int
+  num_kv_heads: int
+  head_dim: int
+  d_mlp: int
+  rope_theta: float
+  norm_epsilon: float
+  tie_embeddings: bool
+  rope_scaling: positions.Llama3Scaling | None = None
+
+  def __post_init__(self):
+    for field in dataclasses.fields(self):
+      value = getattr(self, field.name)
+      if field.type is int and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        raise ValueError(f"LlamaConfig.{field.name} must be a positive integer, not {value!r}")
+    if self.num_heads % self.num_kv_heads:
+      raise ValueError(
+        f"LlamaConfig.num_heads {self.num_heads} is not a multiple of num_kv_heads "
+        f"{self.num_kv_heads}"
+      )
+    if self.head_dim % 2:
+      raise ValueError(f"LlamaConfig.head_dim {self.head_dim} is odd; RoPE rotates pairs")
+
+
+class Attention(nnx.Module):
+  """Self-attention of one block (or of all, with a leading layer axis)."""
+
+  def __init__(self, c: LlamaConfig, make):
+    embed, heads = ("embed", c.d_model), ("heads", c.num_heads)
+    kv_heads, head_dim = ("kv_heads", c.num_kv_heads), ("head_dim", c.head_dim)
+    self.q = make(embed, heads, head_dim)
+    self.k = make(embed, kv_heads, head_dim)
+    self.v = make(embed, kv_heads, head_dim)
+    self.o = make(heads, head_dim, embed)
+
+
+class MLP(nnx.Module):
+  """Gated SiLU MLP."""
+
+  def __init__(self, c: LlamaConfig, make):
+    embed, mlp = ("embed", c.d_model), ("mlp", c.d_mlp)
+    self.gate, self.up, self.down = make(embed, mlp), make(embed, mlp), make(mlp, embed)
+
+  def __call__(self, x, phi):
+    gate = layers.project(x, self.gate[...], sub(phi, "gate"))
+    up = layers.project(x, self.up[...], sub(phi, "up"))
+    return layers.project(jax.nn.silu(gate) * up, self.down[...], sub(phi, "down"))
+
+
+class Block(nnx.Module):
+  """The blocks' parameters with a leading layer axis; called on one layer's slice by `Llama`."""
+
+  def __init__(self, c: LlamaConfig, *, rngs: nnx.Rngs, dtype):
+    def make(*axes):
+      names, shape = zip(*axes, strict=True)
+      fan_in = shape[0] if names[0] != "heads" else shape[0] * shape[1]
+      value = jax.random.normal(rngs.params(), (c.num_layers, *shape), jnp.float32) * fan_in**-0.5
+      return nnx.Param(value.astype(dtype), axes=("layers", *names))
+
+    norm = lambda: layers.RMSNorm(c.d_model, c.norm_epsilon, dtype=dtype, lead=(c.num_layers,))
+    self.self_norm, self.mlp_norm = norm(), norm()
+    self.self = Attention(c, make)
+    self.mlp = MLP(c, make)
+    self.scale = c.head_dim**-0.5
+    self.frequencies = nnx.static(
+      tuple(positions.rope_frequencies(c.head_dim, c.rope_theta, c.rope_scaling))
+    )
+
+  def __call__(
+    self,
+    x: Float[Array, "B M T D"],
+    at: Int[Array, "#B #M T"],
+    mask: masks.Mask,
+    phi: Phi | None = None,
+    cache: tuple[Array, Array, Array] | None = None,
+  ) -> tuple[Float[Array, "B M T D"], KeyValue]:
+    """The one block function: the model and the cached decoder are loops over it.
+
+    Args:
+      x: activations.
+      at: positions.
+      mask: what each query sees of the sequence (of the cache, where there is one).
+      phi: this layer's part of phi.
+      cache: keys and values [B, M, C, K, H] and the index at which this call's own are written.
+
+    Returns:
+      The activations, and the keys (after RoPE) and values attended to: [B, M, T or C, K, H].
+    """
+    own = sub(phi, "self")
+    h = self.self_norm(x)
+    q = layers.project(h, self.self.q[...], sub(own, "q"))
+    k = layers.project(h, self.self.k[...], sub(own, "k"))
+    v = layers.project(h, self.self.v[...], sub(own, "v"))
+    q = positions.rotate(q, at, self.frequencies)
+    k = positions.rotate(k, at, self.frequencies)
+    if cache is not None:
+      keys, values, index = cache
+      k = jax.lax.dynamic_update_slice_in_dim(keys, k.astype(keys.dtype), index, 2)
+      v = jax.lax.dynamic_update_slice_in_dim(values, v.astype(values.dtype), index, 2)
+    y = layers.attend(q, k, v, mask, sub(own, "prefix"), self.scale)
+    x = x + layers.project(y, self.self.o[...], sub(own, "o"))
+    return x + self.mlp(self.mlp_norm(x), sub(phi, "mlp")), (k, v)
+
+
+class Llama(nnx.Module):
+  """A decoder-only downstream model.
+
+  Attributes:
+    config: the architecture.
+    remat: what the backward pass recomputes: 'none', 'dots' (keeps matrix products) or 'full'.
+  """
+
+  def __init__(
+    self, config: LlamaConfig, *, rngs: nnx.Rngs, dtype: Any = jnp.float32, remat: str = "none"
+  ):
+    if remat not in _REMAT:
+      raise ValueError(f"remat must be one of {sorted(_REMAT)}, not {remat!r}")
+    self.config, self.remat = config, remat
+    shape = (config.vocab_size, config.d_model)
+    draw = lambda s: (jax.random.normal(rngs.params(), s, jnp.float32) * s[-1] ** -0.5).astype(dtype)
+    self.embed = nnx.Param(draw(shape), axes=("vocab", "embed"))
+    self.decoder = Block(config, rngs=rngs, dtype=dtype)
+    self.norm = layers.RMSNorm(config.d_model, config.norm_epsilon, dtype=dtype)
+    if not config.tie_embeddings:
+      self.head = nnx.Param(draw(shape), axes=("vocab", "embed"))
+
+  def phi_spec(
+    self, *, prefix_length: int = 0, rank: int = 0, alpha: float = 0.0, sites: Sequence[str] = ()
+  ) -> Phi:
+    """The abstract phi of this model.
+
+    Args:
+      prefix_length: P of the prefix of every layer; 0 for none.
+      rank: R of the low-rank updates at `sites`.
+      alpha: their scale is alpha / rank.
+      sites: dotted names, such as 'decoder.self.q' or 'decoder.mlp.up'.
+
+    Raises:
+      ValueError: an unknown site, with the nearest valid name; a rank out of range.
+    """
+    c = self.config
+    out: dict = {}
+    if prefix_length:
+      spec = phi_lib.prefix_leaf(c.num_layers, prefix_length, c.num_kv_heads, c.head_dim)
+      phi_lib.insert(out, PREFIX_SITE, spec)
+    queries, kvs = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
+    fans = {
+      "decoder.self.q": (c.d_model, queries),
+      "decoder.self.k": (c.d_model, kvs),
+      "decoder.self.v": (c.d_model, kvs),
+      "decoder.self.o": (queries, c.d_model),
+      "decoder.mlp.gate": (c.d_model, c.d_mlp),
+      "decoder.mlp.up": (c.d_model, c.d_mlp),
+      "decoder.mlp.down": (c.d_mlp, c.d_model),
+    }
+    for site in sites:
+      if site not in fans:
+        near = difflib.get_close_matches(site, fans, 1, 0.0)[0]
+        raise ValueError(f"unknown LoRA site {site!r}; the nearest is {near!r} of {sorted(fans)}")
+      phi_lib.insert(out, site, phi_lib.low_rank_leaf(c.num_layers, *fans[site], rank, alpha))
+    return out
+
+  def embed_tokens(self, tokens: Int[Array, "*batch T"]) -> Float[Array, "*batch T D"]:
+    """Input embeddings."""
+    return self.embed[...][tokens]
+
+  def hidden(
+    self,
+    x: Float[Array, "B M T D"],
+    at: Int[Array, "#B #M T"],
+    mask: masks.Mask,
+    phi: Phi | None = None,
+    collect: Int[Array, "B G"] | None = None,
+  ) -> tuple[Float[Array, "B M T D"], KeyValue]:
+    """All blocks over input embeddings.
+
+    Args:
+      collect: with M = 1, the positions whose keys and values are wanted; all where None.
+
+    Returns:
+      Normalised activations, and keys (after RoPE) and values [L, B, M, T or G, K, H].
+    """
+    graph, blocks = nnx.split(self.decoder)
+
+    def layer(x, inputs):
+      params, phi_l = inputs
+      x, kv = nnx.merge(graph, params)(x, at, mask, phi_l)
+      if collect is not None:
+        index = collect[:, None, :, None, None]
+        kv = jax.tree.map(lambda z: jnp.take_along_axis(z, index, 2), kv)
+      return x, kv
+
+    x, kv = jax.lax.scan(_REMAT[self.remat](layer), x, (blocks, sub(phi, "decoder")))
+    return self.norm(x), kv
+
+  def step(
+    self,
+    x: Float[Array, "B M T D"],
+    at: Int[Array, "#B #M T"],
+    mask: masks.Mask,
+    phi: Phi | None,
+    cache: tuple[Array, Array],
+    index: Int[Array, ""],
+  ) -> tuple[Float[Array, "B M T D"], KeyValue]:
+    """All blocks over new tokens that are written into a cache [L, B, M, C, K, H] at `index`."""
+    graph, blocks = nnx.split(self.decoder)
+
+    def layer(x, inputs):
+      params, phi_l, keys, values = inputs
+      return nnx.merge(graph, params)(x, at, mask, phi_l, (keys, values, index))
+
+    x, cache = jax.lax.scan(layer, x, (blocks, sub(phi, "decoder"), *cache))
+    return self.norm(x), cache
+
+  def logits(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch V"]:
+    """Next-token logits, at least float32."""
+    table = self.embed if self.config.tie_embeddings else self.head
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    return jnp.einsum(
+      "...d,vd->...v", x, table[...].astype(x.dtype), preferred_element_type=wide
+    )
+
+  def start(self, phi: Phi | None) -> Int[Array, "#B 1 1"]:
+    """The position of a query's first token: the length of the prefix in front of it."""
+    prefix = sub(sub(sub(phi, "decoder"), "self"), "prefix")
+    if prefix is None:
+      return jnp.zeros((1, 1, 1), jnp.int32)
+    return prefix.length[0][:, None, None]
+
+  def __call__(self, query: DecoderQuery, phi: Phi | None = None) -> Float[Array, "B M W V"]:
+    """The logits that predict each target token, computed at those positions only."""
+    x = self.embed_tokens(query.tokens)
+    at = self.start(phi) + jnp.arange(x.shape[2])
+    x, _ = self.hidden(x, at, masks.Causal(), phi)
+    return self.logits(jnp.take_along_axis(x, query.target_index[..., None], 2))
+
+  def read(
+    self,
+    x: Float[Array, "B S D"],
+    at: Int[Array, "#B S"],
+    phi: Phi | None = None,
+    collect: Int[Array, "B G"] | None = None,
+  ) -> KeyValue:
+    """Reads embedded text standing at positions `at`.
+
+    Returns:
+      Keys (after RoPE) and values at the indices `collect`, else everywhere: [L, B, S or G, K, H].
+    """
+    _, (key, value) = self.hidden(x[:, None], at[:, None], masks.Causal(), phi, collect)
+    return key[:, :, 0], value[:, :, 0]

@@ -1,0 +1,124 @@
+"""A training run as its user sees it: progress, signals, compilations."""
+
+import contextlib
+import signal
+import sys
+import time
+from collections.abc import Iterator
+
+import jax
+import rich.console
+import rich.progress
+
+_COMPILED = 0
+
+
+def _count(event: str, duration: float, **_) -> None:
+  global _COMPILED
+  if event == "/jax/core/compile/backend_compile_duration":
+    _COMPILED += 1
+
+
+jax.monitoring.register_event_duration_secs_listener(_count)
+
+
+def compilations() -> int:
+  """How many programs JAX has compiled in this process."""
+  return _COMPILED
+
+
+class StopSignal:
+  """Catches SIGINT and SIGTERM while it is open: `received` is the signal, None before one came.
+
+  A second signal of the same kind ends the process at once.
+  """
+
+  def __init__(self):
+    self.received: signal.Signals | None = None
+    self._previous: dict = {}
+
+  def __enter__(self) -> "StopSignal":
+    for number in (signal.SIGINT, signal.SIGTERM):
+      self._previous[number] = signal.signal(number, self._handle)
+    return self
+
+  def __exit__(self, *_) -> None:
+    for number, handler in self._previous.items():
+      signal.signal(number, handler)
+
+  def _handle(self, number, frame) -> None:
+    self.received = signal.Signals(number)
+    signal.signal(number, self._previous[number])
+
+
+class Progress:
+  """A progress bar with loss, tokens/s and ETA; plain lines where the output is no terminal.
+
+  Attributes:
+    minutes: wall-clock time of training so far in this process, pauses left out.
+  """
+
+  def __init__(self, total: int, start: int):
+    self._total, self._done, self._tokens = total, start, 0
+    self._start_step, self._started, self._excluded = start, time.monotonic(), 0.0
+    self._printed = self._started
+    self._bar: rich.progress.Progress | None = None
+
+  def __enter__(self) -> "Progress":
+    if sys.stdout.isatty():
+      self._bar = rich.progress.Progress(
+        rich.progress.TextColumn("step {task.completed}/{task.total}"),
+        rich.progress.BarColumn(),
+        rich.progress.TextColumn("{task.fields[text]}"),
+        rich.progress.TimeElapsedColumn(),
+        rich.progress.TextColumn("ETA"),
+        rich.progress.TimeRemainingColumn(),
+        console=rich.console.Console(),
+      )
+      self._task = self._bar.add_task(
+        "", total=self._total, completed=self._done, text="compiling"
+      )
+      self._bar.start()
+    else:
+      print(f"training from step {self._done} to {self._total}; the first steps compile", flush=True)
+    return self
+
+  def __exit__(self, *_) -> None:
+    if self._bar:
+      self._bar.stop()
+
+  @property
+  def minutes(self) -> float:
+    return (time.monotonic() - self._started - self._excluded) / 60
+
+  @property
+  def tokens_per_second(self) -> float:
+    return self._tokens / max(60 * self.minutes, 1e-9)
+
+  def advance(self, tokens: int, loss: float) -> float:
+    """Counts one step; returns real tokens per second since the start."""
+    self._done += 1
+    self._tokens += tokens
+    text = f"loss {loss:.3f}  {self.tokens_per_second:.0f} tokens/s"
+    if self._bar:
+      self._bar.update(self._task, completed=self._done, text=text)
+    elif time.monotonic() - self._printed >= 15 or self._done == self._total:
+      self._printed = time.monotonic()
+      done = self._done - self._start_step
+      left = self.minutes / done * (self._total - self._done)
+      print(f"step {self._done}/{self._total}  {text}  ETA {left:.1f} min", flush=True)
+    return self.tokens_per_second
+
+  def note(self, text: str) -> None:
+    """Prints a line above the bar."""
+    if self._bar:
+      self._bar.console.print(text)
+    else:
+      print(text, flush=True)
+
+  @contextlib.contextmanager
+  def paused(self) -> Iterator[None]:
+    """Leaves what happens inside out of the training time."""
+    start = time.monotonic()
+    yield
+    self._excluded += time.monotonic() - start

@@ -1,0 +1,207 @@
+"""What the commands share: a model from its source, a system from its configuration, a run from its
+folder."""
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from hyperjax import launch
+from hyperjax.data import manifest as manifest_lib
+from hyperjax.data import vocabularies
+from hyperjax.data.manifest import DataConfig, Manifest
+from hyperjax.data.prompts import PromptFormat
+from hyperjax.data.vocabularies import Vocabulary
+from hyperjax.hypermodels.hyperllama import Encode
+from hyperjax.models import llama_weights
+from hyperjax.models.llama import Llama, LlamaConfig
+from hyperjax.training import step as step_lib
+from hyperjax.training.checkpoints import Checkpoints
+
+_DTYPES = ("auto", "float32", "bfloat16")
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+  """The frozen downstream model.
+
+  Attributes:
+    architecture: what the source must hold; an error where it differs.
+    source: the embedded default's name, a folder, a GGUF file, a Hugging Face id, or 'random'.
+    dtype: of the frozen weights and the activations; 'auto' is bfloat16 on accelerators, float32 on
+      CPUs (where bfloat16 is slower).
+    remat: what the backward pass recomputes: 'none', 'dots', 'full'.
+  """
+
+  architecture: LlamaConfig
+  source: str
+  dtype: str = "auto"
+  remat: str = "none"
+
+  def __post_init__(self):
+    if self.dtype not in _DTYPES:
+      raise ValueError(f"ModelConfig.dtype must be one of {_DTYPES}, not {self.dtype!r}")
+
+  def compute_dtype(self) -> Any:
+    """The dtype that 'auto' stands for on this machine."""
+    if self.dtype != "auto":
+      return jnp.dtype(self.dtype)
+    return jnp.dtype(jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16)
+
+  def abstract(self) -> Llama:
+    """The model with shapes in place of arrays; reads nothing."""
+    return nnx.eval_shape(
+      lambda: Llama(
+        self.architecture, rngs=nnx.Rngs(0), dtype=self.compute_dtype(), remat=self.remat
+      )
+    )
+
+  def load(self) -> tuple[Llama, str]:
+    """The model with its weights, and its fingerprint."""
+    loaded = llama_weights.load(
+      self.source, dtype=self.compute_dtype(), config=self.architecture
+    )
+    return nnx.merge(nnx.graphdef(self.abstract()), loaded.params), loaded.fingerprint
+
+
+class ProducerConfig(Protocol):
+  """Builds a producer for a downstream model; `hypermodels` has one per system."""
+
+  def build(self, downstream: Llama, encode: Encode, rngs: nnx.Rngs) -> nnx.Module: ...
+
+
+def encoder(vocabulary: Vocabulary) -> Encode:
+  """A function from one text to its token ids."""
+  return lambda text: vocabulary.encode_batch([text])[0]
+
+
+def build_parts(
+  producer: ProducerConfig, downstream: Llama, encode: Encode, seed: int
+) -> step_lib.Parts:
+  """The system at its initial values, taken apart into trained and frozen."""
+  module = producer.build(downstream, encode, nnx.Rngs(seed))
+  return step_lib.split(step_lib.System(module, downstream))
+
+
+def abstract_parts(producer: ProducerConfig, model: ModelConfig) -> step_lib.Parts:
+  """As `build_parts`, with shapes in place of arrays; reads and computes nothing."""
+  system = nnx.eval_shape(
+    lambda downstream: step_lib.System(
+      producer.build(downstream, lambda text: [0], nnx.Rngs(0)), downstream
+    ),
+    model.abstract(),
+  )
+  return step_lib.split(system)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """A finished (or interrupted) training run, ready to be used.
+
+  Attributes:
+    folder: its MODEL_DIR.
+    model: which downstream model it trained for.
+    downstream, producer: the modules, the producer with the newest checkpoint's parameters.
+    step: of that checkpoint.
+    vocabulary, prompt: how text becomes tokens.
+    model_fingerprint: of the frozen weights.
+    provenance: for adapters: run, step, hypermodel, data hash.
+  """
+
+  folder: pathlib.Path
+  model: ModelConfig
+  downstream: Llama
+  producer: nnx.Module
+  step: int
+  vocabulary: Vocabulary
+  prompt: PromptFormat
+  model_fingerprint: str
+  provenance: Mapping[str, Any]
+
+  @property
+  def config(self) -> LlamaConfig:
+    """The downstream model's architecture."""
+    return self.model.architecture
+
+
+def load(
+  folder: str | os.PathLike,
+  *,
+  source: str | None = None,
+  loaded: tuple[Llama, str] | None = None,
+) -> Run:
+  """Opens a training run by its own folder alone.
+
+  Args:
+    folder: the run's MODEL_DIR, with config.gin and checkpoints.
+    source: where the downstream model lies, if not where it lay in training.
+    loaded: the downstream model and its fingerprint, where the caller has them already.
+
+  Raises:
+    FileNotFoundError: the folder holds no run, or no complete checkpoint.
+    ValueError: the checkpoint does not fit the model.
+  """
+  folder = pathlib.Path(folder)
+  given = launch.configured(folder, "hyperjax.train", "train")
+  model = given["model"]
+  if source is not None:
+    model = dataclasses.replace(model, source=source)
+  downstream, fingerprint = loaded or model.load()
+  data = given["data"]
+  vocabulary = vocabularies.load(data.config.vocabulary)
+  run = given["run"]
+  parts = build_parts(given["hypermodel"], downstream, encoder(vocabulary), run.seed)
+  checkpoints = Checkpoints(folder, fingerprint)
+  restored = checkpoints.restore(parts.trained, None)
+  checkpoints.close()
+  producer = nnx.merge(parts.graph, restored.trained, parts.frozen).producer
+  name = type(given["hypermodel"]).__name__.removesuffix("Config")
+  provenance = {
+    "hypermodel": name, "step": restored.step, "data": data.config.hash(),
+    "mixture": data.config.mixture_or_task_name,
+  }  # fmt: skip
+  return Run(
+    folder, model, downstream, producer, restored.step, vocabulary, data.config.prompt,
+    fingerprint, provenance,
+  )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class DataFolder:
+  """A data configuration and the folder that it is built into.
+
+  Attributes:
+    config: what is built.
+    folder: the folder of a run's data.
+    name: the part of it that this configuration is built into.
+  """
+
+  config: DataConfig
+  folder: str
+  name: str
+
+  @property
+  def path(self) -> pathlib.Path:
+    """Where the manifest lies."""
+    return pathlib.Path(self.folder) / self.name
+
+  def open(self, vocabulary: Vocabulary, *, build: bool = True) -> Manifest:
+    """The manifest, built first where it is missing.
+
+    Raises:
+      ValueError: the folder was built for another vocabulary or configuration.
+    """
+    manifest = manifest_lib.ensure(self.config, self.path, build=build)
+    if manifest.vocabulary["fingerprint"] != vocabulary.fingerprint:
+      raise ValueError(
+        f"{self.path} was built with a vocabulary of {manifest.vocabulary['size']} tokens "
+        f"({manifest.vocabulary['fingerprint'][:12]}), {self.config.vocabulary} has "
+        f"{vocabulary.size} ({vocabulary.fingerprint[:12]}): build it again with "
+        "hyperjax data, or name the vocabulary that it was built with"
+      )
+    return manifest

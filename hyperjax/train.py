@@ -1,0 +1,289 @@
+"""`hyperjax train`: trains a producer of phi for a frozen downstream model.
+
+    hyperjax train --gin_file=models/smollm2_135m.gin --gin_file=systems/hyperllama.gin \\
+      --gin_file=runs/mtf.gin --gin.MODEL_DIR=runs/mine --gin.FEWSHOT_DIR=my_tasks
+"""
+
+import dataclasses
+import math
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from hyperjax import launch, runs
+from hyperjax.core import sharding
+from hyperjax.data import eval_sets, loader, vocabularies
+from hyperjax.data.episodes import EpisodeConfig, TrainStream
+from hyperjax.evaluation import scoring
+from hyperjax.progress import Progress, StopSignal, compilations
+from hyperjax.training import step as step_lib
+from hyperjax.training.checkpoints import Checkpoints
+from hyperjax.training.metrics_writer import MetricsWriter
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+  """How long and how often.
+
+  Attributes:
+    steps: optimizer steps of this run.
+    batch_size: episodes per step.
+    seed: of initial values and episodes.
+    accumulate: parts that a batch is worked off in.
+    checkpoint_period: steps between checkpoints; the last step is always saved.
+    eval_period: steps between evaluations on the held-out tasks; 0 for none.
+    initial_checkpoint: a run's folder whose newest trained parameters this run starts from.
+  """
+
+  steps: int
+  batch_size: int
+  seed: int = 0
+  accumulate: int = 1
+  checkpoint_period: int = 100
+  eval_period: int = 0
+  initial_checkpoint: str | None = None
+
+  def __post_init__(self):
+    for name in ("steps", "batch_size", "accumulate", "checkpoint_period"):
+      if getattr(self, name) < 1:
+        raise ValueError(f"RunConfig.{name} must be at least 1, not {getattr(self, name)}")
+    if self.batch_size % self.accumulate:
+      raise ValueError(
+        f"RunConfig.batch_size {self.batch_size} is not a multiple of accumulate {self.accumulate}"
+      )
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainData:
+  """What is trained on, and what is watched meanwhile.
+
+  Attributes:
+    data: the training mixture.
+    episodes: how its episodes are made.
+    held_out: the tasks that are evaluated every `eval_period` steps; None for none.
+    evaluation: which of their queries.
+  """
+
+  data: runs.DataFolder
+  episodes: EpisodeConfig
+  held_out: runs.DataFolder | None = None
+  evaluation: eval_sets.EvalConfig = eval_sets.EvalConfig(num_queries=8, max_queries=16)
+
+  @property
+  def config(self):
+    """The training mixture's configuration."""
+    return self.data.config
+
+
+def train(
+  *,
+  model_dir: str,
+  model: runs.ModelConfig,
+  hypermodel: runs.ProducerConfig,
+  data: TrainData,
+  run: RunConfig,
+  optimizer: Any,
+  objective: step_lib.Objective = step_lib.Objective(),
+  dry_run: bool = False,
+) -> int:
+  """Trains, resuming from the newest checkpoint in `model_dir` where there is one.
+
+  Args:
+    model_dir: where checkpoints, metrics and the configuration go.
+    model: the frozen downstream model.
+    hypermodel: what is trained to produce phi.
+    data: episodes.
+    run: lengths and periods.
+    optimizer: one of training.optimizers.
+    objective: what is minimised.
+    dry_run: print parameter counts, a memory estimate and a data summary; build nothing.
+
+  Returns:
+    0 when all steps are done, 128 + signal number after a signal (state saved, resumable).
+  """
+  if dry_run:
+    return describe(model, hypermodel, data, run)
+
+  # The model, the data, the system.
+  mesh = sharding.MeshConfig().build()
+  vocabulary = vocabularies.load(data.config.vocabulary)
+  manifest = data.data.open(vocabulary)
+  stream = TrainStream(manifest, data.episodes, seed=run.seed, batch_size=run.batch_size)
+  downstream, fingerprint = model.load()
+  parts = runs.build_parts(hypermodel, downstream, runs.encoder(vocabulary), run.seed)
+  transform = optimizer.build(run.steps, parts.axes)
+  train_step = step_lib.make_train_step(parts.graph, transform, objective, run.accumulate)
+  watch = Watch.open(data, vocabulary, parts.graph) if run.eval_period and data.held_out else None
+
+  # Where it starts: this run's newest checkpoint, another run's, or the initial values.
+  trained, frozen = (
+    sharding.place(tree, axes, mesh)
+    for tree, axes in ((parts.trained, parts.axes), (parts.frozen, parts.frozen_axes))
+  )
+  state, start = step_lib.init_optimizer(transform, trained, mesh), 0
+  checkpoints = Checkpoints(model_dir, fingerprint)
+  if checkpoints.latest() is not None:
+    restored = checkpoints.restore(trained, state)
+    trained, state, start = restored.trained, restored.state, restored.step
+    print(f"resuming {model_dir} at step {start} of {run.steps}", flush=True)
+  elif run.initial_checkpoint:
+    other = Checkpoints(run.initial_checkpoint, fingerprint)
+    trained = other.restore(trained, None).trained
+    other.close()
+  del parts, downstream
+
+  # The loop. Metrics of a step are read after the next one is dispatched.
+  writer = MetricsWriter(model_dir, resume_step=start)
+  signals, bar = StopSignal(), Progress(run.steps, start)
+  seen_shapes: set = set()
+  pending = None
+  counts = loader.Counts()
+  with loader.Loader(stream, start_step=start, stop_step=run.steps) as batches, signals, bar:
+    if watch and start == 0:
+      writer.write(0, watch.measure(trained, frozen))
+    for step, host_batch, info in batches:
+      shape = stream.bucket(step)
+      before = compilations()
+      batch = sharding.place_batch(host_batch, mesh)
+      trained, state, metrics = train_step(trained, state, frozen, batch)
+      if compilations() > before and shape in seen_shapes:
+        raise RuntimeError(f"step {step} compiled again for {shape}; shapes must be static")
+      seen_shapes.add(shape)
+      if pending:
+        _report(*pending, writer, bar, checkpoints)
+      pending = (step, metrics, info)
+      counts += info.counts
+      done = step + 1
+      evaluate = watch and (done % run.eval_period == 0 or done == run.steps)
+      save = done % run.checkpoint_period == 0 or done == run.steps or signals.received
+      if evaluate or save:
+        _report(*pending, writer, bar, checkpoints)
+        pending = None
+      if evaluate:
+        with bar.paused():
+          found = watch.measure(trained, frozen)
+        writer.write(done, {**found, "minutes": bar.minutes})
+        bar.note(f"step {done}: held-out exact match {found['held_out/exact_match']:.3f}, "
+                 f"log-likelihood {found['held_out/log_likelihood']:.2f}")  # fmt: skip
+      if save:
+        checkpoints.save(done, trained, state)
+      if signals.received:
+        break
+  checkpoints.wait()
+  checkpoints.close()
+  writer.close()
+  if signals.received and done < run.steps:
+    print(f"stopped by {signals.received.name} after step {done}; state is saved in {model_dir}: "
+          "the same command goes on from there", flush=True)  # fmt: skip
+    return 128 + signals.received
+  _summarise(model_dir, run, start, counts, bar)
+  return 0
+
+
+def _report(step, metrics, info, writer, bar, checkpoints) -> None:
+  """Writes a step's metrics; stops the run where its loss is not a number."""
+  values = {name: float(value) for name, value in metrics.items()}
+  if not math.isfinite(values["loss"]) or not math.isfinite(values["gradient_norm"]):
+    checkpoints.wait()
+    raise FloatingPointError(
+      f"step {step}: loss {values['loss']}, gradient norm {values['gradient_norm']}; its episodes "
+      f"are of {', '.join(sorted(set(info.tasks)))}; the last good checkpoint is step "
+      f"{checkpoints.latest()} in {checkpoints.folder}"
+    )
+  tokens = info.counts.support_tokens + info.counts.query_tokens
+  speed = bar.advance(tokens, values["loss"])
+  writer.write(
+    step + 1,
+    {**values, "tokens": tokens, "tokens_per_second": speed, "padding": info.counts.padding},
+  )
+
+
+def _summarise(model_dir, run, start, counts, bar) -> None:
+  if counts.slots:
+    print(
+      f"{model_dir}: steps {start}-{run.steps} in {bar.minutes:.1f} minutes, "
+      f"{bar.tokens_per_second:.0f} tokens/s, padding {counts.padding:.0%} of the slots; cut: "
+      f"{counts.shots_dropped} support examples, {counts.inputs_cut} inputs, "
+      f"{counts.targets_cut} targets",
+      flush=True,
+    )
+  else:
+    print(f"{model_dir}: all {run.steps} steps were done before", flush=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Watch:
+  """Held-out episodes, scored by teacher forcing (which equals greedy decoding in exact match)."""
+
+  graph: Any
+  batches: Sequence[tuple[Any, np.ndarray]]
+
+  @classmethod
+  def open(cls, data: TrainData, vocabulary, graph) -> "Watch":
+    """Makes the batches of the first seed once."""
+    manifest = data.held_out.open(vocabulary)
+    batches = [
+      (batch, mask)
+      for group in eval_sets.groups(manifest, data.evaluation, data.evaluation.seeds[0])
+      for batch, mask, _ in eval_sets.batches(group, data.evaluation.batch_size)
+    ]
+    return cls(graph, batches)
+
+  def measure(self, trained, frozen) -> dict[str, float]:
+    """Means over all held-out queries."""
+    system = nnx.merge(self.graph, trained, frozen)
+    likelihood, exact, queries = 0.0, 0.0, 0
+    for batch, mask in self.batches:
+      phi = scoring.produce(system.producer, system.downstream, batch.support)
+      scores = scoring.teacher_forced(system.downstream, phi, batch)
+      likelihood += float(np.asarray(scores[0])[mask].sum())
+      exact += float(np.asarray(scores[1])[mask].sum())
+      queries += int(mask.sum())
+    return {
+      "held_out/exact_match": exact / queries, "held_out/log_likelihood": likelihood / queries
+    }
+
+
+def describe(model, hypermodel, data: TrainData, run: RunConfig) -> int:
+  """Prints what a run would be; reads no weights and builds nothing."""
+  parts = runs.abstract_parts(hypermodel, model)
+  number = lambda tree: sum(math.prod(x.shape) for x in jax.tree.leaves(tree))
+  size = lambda tree: sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))
+  trained, frozen = number(parts.trained), number(parts.frozen)
+  episodes = data.episodes
+  print(f"model       {model.source}, {model.compute_dtype().name}")
+  print(f"hypermodel  {type(hypermodel).__name__.removesuffix('Config')}")
+  print(f"parameters  trained {trained:,}; frozen {frozen:,}, stored once")
+  fixed = size(parts.frozen) + 4 * size(parts.trained)
+  print(f"memory      {fixed / 2**30:.2f} GiB: frozen weights, and 4 x trained (parameters, "
+        "gradients, two moments); activations come on top")  # fmt: skip
+  print(f"steps       {run.steps}, {run.batch_size} episodes each: {episodes.num_shots} shots, "
+        f"{episodes.num_queries} queries")  # fmt: skip
+  for name, folder in (("data", data.data), ("held out", data.held_out)):
+    if folder is not None:
+      print(f"{name:<11} {_describe_data(folder)}")
+  return 0
+
+
+def _describe_data(folder: runs.DataFolder) -> str:
+  name = f"{folder.config.mixture_or_task_name} in {folder.path}"
+  try:
+    manifest = runs.Manifest.load(folder.path)
+  except FileNotFoundError:
+    return f"{name}: not built yet"
+  splits = [manifest.split(task, s) for task in manifest.tasks for s in manifest.splits(task)]
+  return (f"{name}: {len(manifest.tasks)} tasks, {sum(s['examples'] for s in splits):,} examples, "
+          f"{sum(s['tokens'] for s in splits):,} tokens")  # fmt: skip
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Entry point of `hyperjax train`."""
+  return launch.run("hyperjax.train", "train", argv)
+
+
+if __name__ == "__main__":
+  sys.exit(main())

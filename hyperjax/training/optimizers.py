@@ -1,0 +1,120 @@
+"""Optimizers and learning-rate schedules, as optax chains."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import optax
+
+_DECAYS = ("cosine", "linear", "constant", "rsqrt")
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+  """A learning rate over this run's own steps: linear warm-up, then a decay.
+
+  Attributes:
+    peak: the learning rate after warm-up.
+    warmup_steps: steps of linear warm-up from 0.
+    decay: 'cosine', 'linear', 'constant', or 'rsqrt' (peak * sqrt(warmup / step), as T5).
+    final: the last learning rate of cosine and linear, as a share of the peak.
+  """
+
+  peak: float
+  warmup_steps: int = 0
+  decay: str = "cosine"
+  final: float = 0.05
+
+  def __post_init__(self):
+    if self.decay not in _DECAYS:
+      raise ValueError(f"Schedule.decay must be one of {_DECAYS}, not {self.decay!r}")
+    if self.peak <= 0:
+      raise ValueError(f"Schedule.peak must be positive, not {self.peak}")
+
+  def build(self, steps: int) -> optax.Schedule:
+    """The schedule of a run of `steps` steps.
+
+    Raises:
+      ValueError: the warm-up is not shorter than the run.
+    """
+    if self.warmup_steps >= steps:
+      raise ValueError(
+        f"Schedule.warmup_steps {self.warmup_steps} must be less than the run's {steps} steps"
+      )
+    rest = steps - self.warmup_steps
+    if self.decay == "cosine":
+      after = optax.cosine_decay_schedule(self.peak, rest, self.final)
+    elif self.decay == "linear":
+      after = optax.linear_schedule(self.peak, self.peak * self.final, rest)
+    elif self.decay == "rsqrt":
+      lead = max(self.warmup_steps, 1)
+      after = lambda count: self.peak * (lead / (count + lead)) ** 0.5
+    else:
+      after = optax.constant_schedule(self.peak)
+    warmup = optax.linear_schedule(0.0, self.peak, max(self.warmup_steps, 1))
+    return optax.join_schedules([warmup, after], [self.warmup_steps])
+
+
+@dataclasses.dataclass(frozen=True)
+class AdamW:
+  """AdamW (arXiv 1711.05101) with clipping by the global norm."""
+
+  schedule: Schedule
+  b1: float = 0.9
+  b2: float = 0.99
+  weight_decay: float = 0.0
+  clip_norm: float = 1.0
+
+  def build(self, steps: int, axes: Mapping[str, Any]) -> optax.GradientTransformation:
+    """The chain for a run of `steps` steps; `axes` is not used."""
+    del axes
+    return optax.chain(
+      optax.clip_by_global_norm(self.clip_norm),
+      optax.adamw(
+        self.schedule.build(steps), b1=self.b1, b2=self.b2, weight_decay=self.weight_decay
+      ),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Adafactor:
+  """Adafactor as T5 uses it (arXiv 1804.04235): factored second moments, update clipping, learning
+  rates relative to each parameter's scale. Each layer of a stacked parameter counts on its own."""
+
+  schedule: Schedule
+  decay_rate: float = 0.8
+  clipping_threshold: float = 1.0
+  multiply_by_parameter_scale: bool = True
+
+  def build(self, steps: int, axes: Mapping[str, Any]) -> optax.GradientTransformation:
+    """The transformation for parameters whose logical axes are `axes` (a tree of tuples)."""
+    plain = optax.adafactor(
+      self.schedule.build(steps),
+      decay_rate=self.decay_rate,
+      clipping_threshold=self.clipping_threshold,
+      multiply_by_parameter_scale=self.multiply_by_parameter_scale,
+    )
+    labels = jax.tree.map(
+      lambda names: "stacked" if names[:1] == ("layers",) else "plain",
+      axes,
+      is_leaf=lambda x: isinstance(x, tuple),
+    )
+    return optax.multi_transform({"stacked": per_layer(plain), "plain": plain}, labels)
+
+
+def per_layer(transform: optax.GradientTransformation) -> optax.GradientTransformation:
+  """Applies `transform` to every layer of every leaf apart; leaves lead with the layer axis."""
+
+  def init(params):
+    return [jax.vmap(transform.init)(leaf) for leaf in jax.tree.leaves(params)]
+
+  def update(updates, state, params):
+    leaves, tree = jax.tree.flatten(updates)
+    pairs = [
+      jax.vmap(transform.update)(u, s, p)
+      for u, s, p in zip(leaves, state, jax.tree.leaves(params), strict=True)
+    ]
+    return tree.unflatten([u for u, _ in pairs]), [s for _, s in pairs]
+
+  return optax.GradientTransformation(init, update)

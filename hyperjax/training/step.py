@@ -1,0 +1,151 @@
+"""One training step, the same for every system: producer, downstream, loss."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from hyperjax.core.batch import Batch
+from hyperjax.hypermodels.in_context import InContext
+from hyperjax.training import losses
+
+Tree = Any
+
+
+class System(nnx.Module):
+  """A producer and the downstream model that it serves (stored once, also where both use it)."""
+
+  def __init__(self, producer: nnx.Module, downstream: nnx.Module):
+    self.producer, self.downstream = producer, downstream
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+  """A system taken apart: plain dicts of arrays, so that only `trained` meets the optimizer.
+
+  Attributes:
+    graph: what `merge` needs to put the system together again.
+    trained: the parameters that the run changes, float32.
+    frozen: everything else, never copied.
+    axes, frozen_axes: the logical axes of every array of both.
+  """
+
+  graph: Any
+  trained: Tree
+  frozen: Tree
+  axes: Tree
+  frozen_axes: Tree
+
+
+def split(system: System, train: tuple[str, ...] = ("producer",)) -> Parts:
+  """Takes a system apart into the parts named in `train` ('producer', 'downstream') and the rest."""
+  chosen = nnx.All(nnx.Param, lambda path, _: path[0] in train)
+  graph, trained, frozen = nnx.split(system, chosen, ...)
+  trees = (nnx.to_pure_dict(state) for state in (trained, frozen, _axes(trained), _axes(frozen)))
+  return Parts(graph, *trees)
+
+
+def _axes(state: nnx.State) -> nnx.State:
+  return jax.tree.map(
+    lambda v: v.get_metadata()["axes"], state, is_leaf=lambda v: isinstance(v, nnx.Variable)
+  )
+
+
+def init_optimizer(transform: optax.GradientTransformation, trained: Tree, mesh: Mesh) -> Tree:
+  """The optimizer's first state: per-parameter moments lie as the parameters do, the rest (step
+  counts, factored moments) on every device."""
+  state = jax.jit(transform.init)(trained)
+  like = {x.shape: x.sharding for x in jax.tree.leaves(trained)}
+  everywhere = NamedSharding(mesh, PartitionSpec())
+  return jax.tree.map(lambda x: jax.device_put(x, like.get(x.shape, everywhere)), state)
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+  """What is minimised, a mean over target tokens.
+
+  Attributes:
+    distillation: weight of KL(frozen model that reads the support in context || model under phi),
+      added to the cross-entropy (ours, beyond the papers).
+    label_weight: weight of the cross-entropy.
+  """
+
+  distillation: float = 0.0
+  label_weight: float = 1.0
+
+  def __post_init__(self):
+    if self.distillation < 0 or self.label_weight < 0 or not self.distillation + self.label_weight:
+      raise ValueError(
+        "Objective's weights must not be negative nor both 0: "
+        f"distillation {self.distillation}, label_weight {self.label_weight}"
+      )
+
+  def __call__(self, system: System, batch: Batch) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """The loss summed over the batch's target tokens, and sums of what is reported."""
+    phi = system.producer(system.downstream, batch.support)
+    logits = system.downstream(batch.query, phi)
+    loss = losses.token_losses(logits, batch.targets, batch.weights).sum()
+    sums = {
+      "loss": loss,
+      "exact_match": losses.exact_matches(logits, batch.targets, batch.weights).sum(),
+      "queries": jnp.asarray(batch.weights.shape[0] * batch.weights.shape[1], jnp.float32),
+      "tokens": batch.weights.sum(),
+    }
+    total = self.label_weight * loss
+    if self.distillation:
+      context = InContext()(system.downstream, batch.support)
+      teacher = system.downstream(batch.query, context)
+      sums["kl"] = losses.divergences(logits, teacher, batch.weights).sum()
+      total += self.distillation * sums["kl"]
+    return total, sums
+
+
+def make_train_step(
+  graph: Any, optimizer: optax.GradientTransformation, objective: Objective, accumulate: int = 1
+) -> Callable[[Tree, Tree, Tree, Batch], tuple[Tree, Tree, dict[str, jax.Array]]]:
+  """The compiled step (trained, optimizer state, frozen, batch) -> (trained, state, metrics).
+
+  With `accumulate` > 1 the batch is worked off in that many equal parts, one after another; the
+  loss stays the mean over all target tokens of the batch.
+  """
+
+  def total(trained, frozen, batch):
+    return objective(nnx.merge(graph, trained, frozen), batch)
+
+  gradient = jax.value_and_grad(total, has_aux=True)
+
+  def step(trained, state, frozen, batch):
+    if accumulate == 1:
+      (_, sums), grads = gradient(trained, frozen, batch)
+    else:
+      parts = jax.tree.map(lambda x: x.reshape(accumulate, -1, *x.shape[1:]), batch)
+
+      def add(carry, part):
+        (_, sums), grads = gradient(trained, frozen, part)
+        return jax.tree.map(jnp.add, carry, (sums, grads)), None
+
+      first = jax.tree.map(lambda x: x[0], parts)
+      shapes = jax.eval_shape(lambda p: gradient(trained, frozen, p), first)
+      zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), (shapes[0][1], shapes[1]))
+      (sums, grads), _ = jax.lax.scan(add, zero, parts)
+    grads = jax.tree.map(lambda g: g / jnp.maximum(sums["tokens"], 1.0), grads)
+    updates, state = optimizer.update(grads, state, trained)
+    return optax.apply_updates(trained, updates), state, {
+      **means(sums), "gradient_norm": optax.global_norm(grads)
+    }
+
+  return jax.jit(step, donate_argnums=(0, 1))
+
+
+def means(sums: dict[str, jax.Array]) -> dict[str, jax.Array]:
+  """Per-token means of the losses and the share of queries met exactly."""
+  tokens = jnp.maximum(sums["tokens"], 1.0)
+  out = {name: sums[name] / tokens for name in ("loss", "kl") if name in sums}
+  return {
+    **out, "exact_match": sums["exact_match"] / sums["queries"], "target_tokens": sums["tokens"]
+  }
