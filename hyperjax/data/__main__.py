@@ -6,18 +6,20 @@
 
 import argparse
 import json
+import os
 import pathlib
 import sys
 from collections.abc import Sequence
 
 from hyperjax import launch
 from hyperjax.data import build
-from hyperjax.data.manifest import DataConfig
+from hyperjax.data.manifest import NO_ACCELERATOR, DataConfig
 
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs the builder on a gin file, or on the JSON that `manifest.ensure` writes."""
   argv = list(sys.argv[1:] if argv is None else argv)
+  os.environ.update(NO_ACCELERATOR)
   if not any(argument.split("=")[0] == "--config_json" for argument in argv):
     return launch.run(
       "hyperjax.data.build", "build", argv, flags={"out": "the data folder to write"}

@@ -25,6 +25,8 @@ VERSION = 1
 FILE = "manifest.json"
 # Fields of a source that say where its files lie, not what they are: a data folder may be moved.
 _LOCATION_FIELDS = ("path",)
+# The builder must not take an accelerator's memory (or a TPU's lock) from the one that trains.
+NO_ACCELERATOR = {"CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu"}
 
 
 class Source(Protocol):
@@ -243,7 +245,10 @@ def ensure(config: DataConfig, out: str | os.PathLike, *, build: bool = True) ->
   if not build or importlib_util.find_spec("seqio") is None:
     why = "seqio is not installed here" if build else "this run does not build data"
     raise FileNotFoundError(f"{out} is not a finished data folder and {why}. Build it: {command}")
-  status = subprocess.run([sys.executable, "-m", "hyperjax.data", *arguments], check=False)
+  environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **NO_ACCELERATOR}
+  status = subprocess.run(
+    [sys.executable, "-m", "hyperjax.data", *arguments], check=False, env=environment
+  )
   if status.returncode:
     raise RuntimeError(f"Building {out} failed (status {status.returncode}); repeat it: {command}")
   return Manifest.load(out)
