@@ -53,7 +53,7 @@ def their_logits(model, tokens: np.ndarray) -> np.ndarray:
 
 
 def assert_equal(ours: np.ndarray, theirs: np.ndarray) -> None:
-  print(f"largest difference {np.abs(ours - theirs).max():.2g} of logits that spread {ours.std():.2g}")
+  print(f"largest difference {np.abs(ours - theirs).max():.2g}, spread {ours.std():.2g}")
   assert ours.std() > 0.1
   np.testing.assert_allclose(ours, theirs, atol=TOLERANCE, rtol=0)
 
