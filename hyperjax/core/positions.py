@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
@@ -42,7 +43,7 @@ def rope_frequencies(
 
 
 def rotate(
-  x: Float[Array, "*batch T heads H"], positions: Int[Array, "*#batch T"], frequencies: np.ndarray
+  x: Float[Array, "*batch T heads H"], positions: Int[Array, "*#batch T"], frequencies: Sequence[float]
 ) -> Float[Array, "*batch T heads H"]:
   """Rotary position embedding in the half-split layout of Hugging Face's Llama; angles float32."""
   dtype = jnp.promote_types(x.dtype, jnp.float32)

@@ -81,7 +81,9 @@ def groups(
       max_queries=config.max_queries, seed=seed, **control,
     )  # fmt: skip
 
-  plain = {task: [e for s in config.seeds for e in draw(task, s)] for task in tasks}
+  plain = {
+    task: [_with_options(e) for s in config.seeds for e in draw(task, s)] for task in tasks
+  }
   longest_support = loader.fit([e for task in tasks for e in plain[task]]).support
   out = []
   for members in _sort(plain, config):
@@ -95,6 +97,22 @@ def groups(
     ]
     out.append(Group(dataclasses.replace(shape, queries=config.num_queries), tuple(chosen)))
   return out
+
+
+def with_targets(episode: Episode, option: int) -> Episode:
+  """The episode with each query's target replaced by its option of that number (modulo)."""
+  queries = [
+    dataclasses.replace(q, target=q.options[option % len(q.options)]) if q.options else q
+    for q in episode.queries
+  ]
+  return dataclasses.replace(episode, queries=tuple(queries))
+
+
+def _with_options(episode: Episode) -> Episode:
+  """The episode with every option asked too, so that a shape that fits it fits all of them."""
+  most = max(len(q.options or ()) for q in episode.queries)
+  asked = [q for i in range(most) for q in with_targets(episode, i).queries]
+  return dataclasses.replace(episode, queries=(*episode.queries, *asked))
 
 
 def _sort(plain: dict[str, list[Episode]], config: EvalConfig) -> list[list[str]]:
@@ -112,15 +130,19 @@ def _sort(plain: dict[str, list[Episode]], config: EvalConfig) -> list[list[str]
 def batches(
   group: Group, batch_size: int
 ) -> Iterator[tuple[Batch, np.ndarray, Sequence[Episode]]]:
-  """Batches of exactly `batch_size` episodes; the last one is filled up with its first episode.
+  """Batches of exactly `batch_size` episodes.
 
   Yields:
     The batch, a mask [B, M] of the queries that count, and the episodes of its real rows.
   """
   for start in range(0, len(group.episodes), batch_size):
     real = group.episodes[start : start + batch_size]
-    filled = [*real, *[real[0]] * (batch_size - len(real))]
-    batch, _ = loader.to_batch(filled, group.shape)
+    batch = fill(real, group.shape, batch_size)
     mask = batch.weights.sum(-1) > 0
     mask[len(real) :] = False
     yield batch, mask, real
+
+
+def fill(episodes: Sequence[Episode], shape: BatchShape, batch_size: int) -> Batch:
+  """One batch of exactly `batch_size` episodes, filled up with the first one."""
+  return loader.to_batch([*episodes, *[episodes[0]] * (batch_size - len(episodes))], shape)[0]

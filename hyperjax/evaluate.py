@@ -1,0 +1,226 @@
+"""`hyperjax evaluate`: all methods on the same held-out episodes, and a report.
+
+    hyperjax evaluate --gin_file=runs/evaluate.gin --gin.EVAL_OUTPUT_DIR=runs/mine/eval \\
+      --gin.RUNS="{'hyperllama': 'runs/mine/hyperllama', 'gisting': 'runs/mine/gisting'}"
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import rich.progress
+from flax import nnx
+
+from hyperjax import launch, runs
+from hyperjax.data import eval_sets, vocabularies
+from hyperjax.data.episodes import Episode, Query
+from hyperjax.data.eval_sets import EvalConfig, Group
+from hyperjax.data.manifest import Manifest
+from hyperjax.data.prompts import PromptFormat
+from hyperjax.data.vocabularies import Vocabulary
+from hyperjax.evaluation import metrics, report, scoring
+from hyperjax.hypermodels.in_context import InContext
+from hyperjax.hypermodels.tuned import NoPhi
+from hyperjax.models.llama import Llama
+
+Record = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+  """One row of the report.
+
+  Attributes:
+    producer: what makes phi.
+    identity: what its answers depend on besides the episodes; stored answers of another identity
+      are not used.
+    control: how its supports differ from the other methods' (arguments of `eval_sets.groups`).
+    reads_support: False where one seed's answers serve all seeds.
+  """
+
+  producer: nnx.Module
+  identity: str
+  control: Mapping[str, bool] = dataclasses.field(default_factory=dict)
+  reads_support: bool = True
+
+
+def evaluate(
+  *,
+  output_dir: str,
+  runs_by_method: Mapping[str, str],
+  episodes: EvalConfig,
+  hypermodel: str = "hyperllama",
+  data: runs.DataFolder | None = None,
+  dry_run: bool = False,
+) -> int:
+  """Scores zero-shot, in-context, every run and the two controls; writes a report.
+
+  Answers are stored per method and seed as they are made: the same command goes on where it was
+  stopped.
+
+  Args:
+    output_dir: where records, results.json, report.md and plots go.
+    runs_by_method: {name in the report: folder of a training run}.
+    episodes: which queries and supports.
+    hypermodel: the run whose recovery is the headline and to which the controls belong.
+    data: the held-out tasks; those of the hypermodel's own run where None.
+    dry_run: print what would be done.
+  """
+  if hypermodel not in runs_by_method:
+    raise ValueError(
+      f"hypermodel {hypermodel!r} is none of the runs {sorted(runs_by_method)}: name its folder in "
+      "RUNS, or set evaluate.hypermodel"
+    )
+  given = launch.configured(runs_by_method[hypermodel], "hyperjax.train", "train")
+  data = data or given["data"].held_out
+  if dry_run:
+    print(f"methods    zero_shot, in_context, {', '.join(runs_by_method)}, 2 controls")
+    print(f"data       {data.config.mixture_or_task_name} in {data.path}")
+    print(f"episodes   {episodes}")
+    return 0
+
+  vocabulary = vocabularies.load(data.config.vocabulary)
+  manifest = data.open(vocabulary)
+  loaded = given["model"].load()
+  methods = dict(_methods(runs_by_method, hypermodel, loaded))
+  scorer = Scorer(loaded[0], vocabulary, manifest.prompt, episodes.batch_size)
+  folder = pathlib.Path(output_dir)
+  (folder / "answers").mkdir(parents=True, exist_ok=True)
+  records: dict[str, list[Record]] = {name: [] for name in methods}
+  with rich.progress.Progress(
+    rich.progress.TextColumn("{task.description:<34}"), rich.progress.BarColumn(),
+    rich.progress.MofNCompleteColumn(), rich.progress.TimeElapsedColumn(),
+    rich.progress.TimeRemainingColumn(),
+  ) as bar:  # fmt: skip
+    for name, method in methods.items():
+      for seed in episodes.seeds:
+        draw = seed if method.reads_support else episodes.seeds[0]
+        answers = _answers(folder, name, method, manifest, episodes, draw, scorer, bar)
+        records[name] += [{**answer, "seed": seed} for answer in answers]
+  run = launch.current()
+  curve = {
+    name: report.read_curve(pathlib.Path(path) / "metrics.jsonl")
+    for name, path in runs_by_method.items()
+  }
+  report.write(
+    folder, records, hypermodel=hypermodel, config=run.config, command=run.command,
+    curve={name: points for name, points in curve.items() if points} or None,
+  )  # fmt: skip
+  return 0
+
+
+def _methods(
+  runs_by_method: Mapping[str, str], hypermodel: str, loaded: tuple[Llama, str]
+) -> Iterator[tuple[str, Method]]:
+  downstream, fingerprint = loaded
+  yield "zero_shot", Method(NoPhi(), fingerprint, reads_support=False)
+  yield "in_context", Method(InContext(), fingerprint)
+  for name, folder in runs_by_method.items():
+    run = runs.load(folder, loaded=loaded)
+    config = pathlib.Path(launch.config_of(folder)).read_bytes()
+    identity = f"{fingerprint} {run.step} {hashlib.sha256(config).hexdigest()}"
+    yield name, Method(run.producer, identity)
+    if name == hypermodel:
+      yield "other_task_support", Method(run.producer, identity, {"other_support": True})
+      yield "shuffled_outputs", Method(run.producer, identity, {"shuffle_outputs": True})
+
+
+def _answers(
+  folder, name, method, manifest: Manifest, episodes: EvalConfig, seed, scorer, bar
+) -> list[Record]:
+  """The records of a method under one seed, read back where they were made before."""
+  about = json.dumps(
+    [method.identity, manifest.values["config_hash"], scorer.vocabulary.fingerprint, seed,
+     dict(method.control), dataclasses.asdict(dataclasses.replace(episodes, seeds=(seed,)))]
+  )  # fmt: skip
+  key = hashlib.sha256(about.encode()).hexdigest()[:16]
+  file = folder / "answers" / f"{name}-{seed}-{key}.json"
+  if file.exists():
+    return json.loads(file.read_text())
+  groups = eval_sets.groups(manifest, episodes, seed, **method.control)
+  total = sum(-(-len(group.episodes) // episodes.batch_size) for group in groups)
+  task = bar.add_task(f"{name}, seed {seed}", total=total)
+  records = []
+  for group in groups:
+    for found in scorer.score(method.producer, group):
+      records += found
+      bar.advance(task)
+  temporary = file.with_suffix(f".partial-{os.getpid()}")
+  temporary.write_text(json.dumps(records))
+  temporary.rename(file)
+  return records
+
+
+@dataclasses.dataclass(frozen=True)
+class Scorer:
+  """Scores groups of episodes with one downstream model."""
+
+  downstream: Llama
+  vocabulary: Vocabulary
+  prompt: PromptFormat
+  batch_size: int
+
+  def score(self, producer: nnx.Module, group: Group) -> Iterator[list[Record]]:
+    """Yields the records of one batch after another."""
+    end = self.prompt.terminator_ids(self.vocabulary)
+    for batch, _, episodes in eval_sets.batches(group, self.batch_size):
+      phi = scoring.produce(producer, self.downstream, batch.support)
+      likelihood = np.asarray(scoring.teacher_forced(self.downstream, phi, batch)[0])
+      ids, count = scoring.answers(self.downstream, phi, batch, end)
+      right = self._ranks_right(phi, episodes, group)
+      yield [
+        {
+          "task": episode.task, "query_id": query.id,
+          "input": self.vocabulary.decode(query.input),
+          **self._compare(ids[row, column, : count[row, column]], query, end),
+          "log_likelihood": float(likelihood[row, column]), "tokens": len(query.target),
+          **({"option_correct": right[row, column]} if query.options else {}),
+        }
+        for row, episode in enumerate(episodes)
+        for column, query in enumerate(episode.queries)
+      ]  # fmt: skip
+
+  def _compare(self, ids: np.ndarray, query: Query, end: tuple[int, ...]) -> Record:
+    """The texts, and whether the answer ended in time and is the target."""
+    ended = tuple(ids[-len(end) :]) == end
+    prediction = self.vocabulary.decode(ids[: -len(end)] if ended else ids).strip()
+    target = self.vocabulary.decode(query.target[: -len(end)]).strip()
+    match = int(ended and metrics.exact_match(prediction, target))
+    return {"target": target, "prediction": prediction, "exact_match": match}
+
+  def _ranks_right(
+    self, phi, episodes: Sequence[Episode], group: Group
+  ) -> dict[tuple[int, int], int]:
+    """For queries with options, 1 where the target is the likeliest: log-probabilities summed with
+    the terminator, not normalised by length (as T0, arXiv 2110.08207); the first of equals wins."""
+    queries = {
+      (row, column): query
+      for row, episode in enumerate(episodes)
+      for column, query in enumerate(episode.queries)
+      if query.options
+    }
+    scores = []
+    for option in range(max((len(q.options) for q in queries.values()), default=0)):
+      asked = [eval_sets.with_targets(episode, option) for episode in episodes]
+      batch = eval_sets.fill(asked, group.shape, self.batch_size)
+      scores.append(np.asarray(scoring.teacher_forced(self.downstream, phi, batch)[0]))
+    right = {}
+    for (row, column), query in queries.items():
+      best = int(np.argmax([s[row, column] for s in scores[: len(query.options)]]))
+      right[row, column] = int(np.array_equal(query.options[best], query.target))
+    return right
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Entry point of `hyperjax evaluate`."""
+  return launch.run("hyperjax.evaluate", "evaluate", argv, folder="EVAL_OUTPUT_DIR")
+
+
+if __name__ == "__main__":
+  sys.exit(main())
