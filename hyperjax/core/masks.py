@@ -72,7 +72,8 @@ class Gist:
 
   Attributes:
     length: [B] int32, real support tokens; the gist tokens stand at length..length+num_gist-1.
-    group: [T] int32, -1 for support and gist (and the padding behind them), else the query's number.
+    group: [T] int32, -1 for support and gist (and the padding behind them), else the query's
+      number.
     num_gist: G.
   """
 

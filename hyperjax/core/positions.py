@@ -43,7 +43,9 @@ def rope_frequencies(
 
 
 def rotate(
-  x: Float[Array, "*batch T heads H"], positions: Int[Array, "*#batch T"], frequencies: Sequence[float]
+  x: Float[Array, "*batch T heads H"],
+  positions: Int[Array, "*#batch T"],
+  frequencies: Sequence[float],
 ) -> Float[Array, "*batch T heads H"]:
   """Rotary position embedding in the half-split layout of Hugging Face's Llama; angles float32."""
   dtype = jnp.promote_types(x.dtype, jnp.float32)

@@ -74,7 +74,9 @@ def partition(axes: Sequence[str], rules: Mapping[str, Any] = RULES) -> Partitio
   out = []
   for axis in axes:
     if axis not in rules:
-      raise ValueError(f"logical axis {axis!r} of {tuple(axes)} has no rule; known: {sorted(rules)}")
+      raise ValueError(
+        f"logical axis {axis!r} of {tuple(axes)} has no rule; known: {sorted(rules)}"
+      )
     target = rules[axis]
     for name in (target,) if isinstance(target, str) else target or ():
       if name in claimed:

@@ -1,4 +1,4 @@
-"""How well a producer's phi makes the downstream model answer: log-likelihoods and greedy answers."""
+"""How well the downstream model answers under a producer's phi: log-likelihoods, greedy answers."""
 
 import jax
 import numpy as np

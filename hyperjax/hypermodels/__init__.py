@@ -1,1 +1,1 @@
-"""Producers of phi: everything that is called with a downstream model and a support, and returns a phi."""
+"""Producers of phi: whatever is called with a downstream model and a support and returns a phi."""

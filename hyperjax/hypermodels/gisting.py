@@ -1,5 +1,5 @@
-"""Gisting (arXiv 2304.08467): one model, tied weights; what follows the gist tokens may not see what
-precedes them.
+"""Gisting (arXiv 2304.08467): one model, tied weights; what follows the gist may not see what
+precedes it.
 
 Training uses the two-pass form: first [support, gist], then the queries behind the gist's keys and
 values, both under the same update. `one_pass` is the paper's single masked pass; the two are equal

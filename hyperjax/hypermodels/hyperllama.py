@@ -42,7 +42,7 @@ def gist_prefix(
   update: Phi | None = None,
   start: int = 0,
 ) -> tuple[Array, Array]:
-  """Keys and values [L, B, G, K, H] of the gist tokens, which stand at positions start..start+G-1."""
+  """Keys and values [L, B, G, K, H] of the gist tokens, which stand at start..start+G-1."""
   x = append_gist(llama, support, gist)
   at = jnp.arange(x.shape[1]) - support.length[:, None] + start
   collect = support.length[:, None] + jnp.arange(gist.shape[0])
@@ -55,8 +55,8 @@ class HyperLlama(nnx.Module):
   Attributes:
     gist: [G, D] gist embeddings.
     update: the tuned LoRA of the hypermodel pass.
-    sink: token ids whose keys and values, as the frozen model alone computes them, stand in front of
-      the gist: () for none.
+    sink: token ids whose keys and values, as the frozen model alone computes them, stand in front
+      of the gist: () for none.
   """
 
   def __init__(

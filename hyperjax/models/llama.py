@@ -153,12 +153,12 @@ class Llama(nnx.Module):
       raise ValueError(f"remat must be one of {sorted(_REMAT)}, not {remat!r}")
     self.config, self.remat = config, remat
     shape = (config.vocab_size, config.d_model)
-    draw = lambda s: (jax.random.normal(rngs.params(), s, jnp.float32) * s[-1] ** -0.5).astype(dtype)
-    self.embed = nnx.Param(draw(shape), axes=("vocab", "embed"))
+    draw = lambda s: jax.random.normal(rngs.params(), s, jnp.float32) * s[-1] ** -0.5
+    self.embed = nnx.Param(draw(shape).astype(dtype), axes=("vocab", "embed"))
     self.decoder = Block(config, rngs=rngs, dtype=dtype)
     self.norm = layers.RMSNorm(config.d_model, config.norm_epsilon, dtype=dtype)
     if not config.tie_embeddings:
-      self.head = nnx.Param(draw(shape), axes=("vocab", "embed"))
+      self.head = nnx.Param(draw(shape).astype(dtype), axes=("vocab", "embed"))
 
   def phi_spec(
     self, *, prefix_length: int = 0, rank: int = 0, alpha: float = 0.0, sites: Sequence[str] = ()

@@ -19,7 +19,7 @@ def divergences(
   teacher: Float[Array, "B M W V"],
   weights: Float[Array, "B M W"],
 ) -> Float[Array, "B M W"]:
-  """Weighted KL(teacher || student) at every target position, in nats; no gradient to the teacher."""
+  """Weighted KL(teacher || student) at each target position, in nats; the teacher is constant."""
   teacher = jax.nn.log_softmax(jax.lax.stop_gradient(teacher), -1)
   student = jax.nn.log_softmax(logits, -1)
   return (jnp.exp(teacher) * (teacher - student)).sum(-1) * weights

@@ -43,7 +43,7 @@ class Parts:
 
 
 def split(system: System, train: tuple[str, ...] = ("producer",)) -> Parts:
-  """Takes a system apart into the parts named in `train` ('producer', 'downstream') and the rest."""
+  """Takes a system apart: the parts named in `train` ('producer', 'downstream'), and the rest."""
   chosen = nnx.All(nnx.Param, lambda path, _: path[0] in train)
   graph, trained, frozen = nnx.split(system, chosen, ...)
   trees = (nnx.to_pure_dict(state) for state in (trained, frozen, _axes(trained), _axes(frozen)))
