@@ -5,7 +5,7 @@ import dataclasses
 import os
 import pathlib
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -69,6 +69,7 @@ class ModelConfig:
     return nnx.merge(nnx.graphdef(self.abstract()), loaded.params), loaded.fingerprint
 
 
+@runtime_checkable
 class ProducerConfig(Protocol):
   """Builds a producer for a downstream model; `hypermodels` has one per system."""
 
@@ -156,7 +157,7 @@ def load(
   vocabulary = vocabularies.load(data.config.vocabulary)
   run = given["run"]
   parts = build_parts(given["hypermodel"], downstream, encoder(vocabulary), run.seed)
-  checkpoints = Checkpoints(folder, fingerprint)
+  checkpoints = Checkpoints(folder, fingerprint, read_only=True)
   restored = checkpoints.restore(parts.trained, None)
   checkpoints.close()
   producer = nnx.merge(parts.graph, restored.trained, parts.frozen).producer

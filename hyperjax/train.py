@@ -51,6 +51,8 @@ class RunConfig:
     for name in ("steps", "batch_size", "accumulate", "checkpoint_period"):
       if getattr(self, name) < 1:
         raise ValueError(f"RunConfig.{name} must be at least 1, not {getattr(self, name)}")
+    if self.eval_period < 0:
+      raise ValueError(f"RunConfig.eval_period must be at least 0, not {self.eval_period}")
     if self.batch_size % self.accumulate:
       raise ValueError(
         f"RunConfig.batch_size {self.batch_size} is not a multiple of accumulate {self.accumulate}"
@@ -131,7 +133,7 @@ def train(
     trained, state, start = restored.trained, restored.state, restored.step
     print(f"resuming {model_dir} at step {start} of {run.steps}", flush=True)
   elif run.initial_checkpoint:
-    other = Checkpoints(run.initial_checkpoint, fingerprint)
+    other = Checkpoints(run.initial_checkpoint, fingerprint, read_only=True)
     trained = other.restore(trained, None).trained
     other.close()
   del parts, downstream
@@ -140,7 +142,7 @@ def train(
   writer = MetricsWriter(model_dir, resume_step=start)
   signals, bar = StopSignal(), Progress(run.steps, start)
   seen_shapes: set = set()
-  pending = None
+  pending, done = None, start
   counts = loader.Counts()
   with loader.Loader(stream, start_step=start, stop_step=run.steps) as batches, signals, bar:
     if watch and start == 0:
@@ -189,11 +191,13 @@ def _report(step, metrics, info, writer, bar, checkpoints) -> None:
   values = {name: float(value) for name, value in metrics.items()}
   if not math.isfinite(values["loss"]) or not math.isfinite(values["gradient_norm"]):
     checkpoints.wait()
+    good = checkpoints.latest()
     raise FloatingPointError(
       f"step {step}: loss {values['loss']}, gradient norm {values['gradient_norm']}; its episodes "
-      f"are of {', '.join(sorted(set(info.tasks)))}; the last good checkpoint is step "
-      f"{checkpoints.latest()} in {checkpoints.folder}"
-    )
+      f"are of {', '.join(sorted(set(info.tasks)))}; "
+      + ("there is no checkpoint before it" if good is None else
+         f"the last good checkpoint is step {good} in {checkpoints.folder}")
+    )  # fmt: skip
   tokens = info.counts.support_tokens + info.counts.query_tokens
   speed = bar.advance(tokens, values["loss"])
   writer.write(

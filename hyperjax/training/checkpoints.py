@@ -1,4 +1,4 @@
-"""Orbax checkpoints of what a run trains: parameters, optimizer state, step; never the frozen model."""
+"""Orbax checkpoints of what a run trains: parameters, optimizer, step; never the frozen model."""
 
 import dataclasses
 import pathlib
@@ -32,13 +32,37 @@ class Checkpoints:
   into place when it is whole.
   """
 
-  def __init__(self, model_dir: str | pathlib.Path, fingerprint: str, *, keep: int = 2):
+  def __init__(
+    self,
+    model_dir: str | pathlib.Path,
+    fingerprint: str,
+    *,
+    keep: int = 2,
+    read_only: bool = False,
+  ):
+    """Opens the folder.
+
+    Args:
+      model_dir: the run's folder.
+      fingerprint: of the frozen model.
+      keep: how many checkpoints stay.
+      read_only: nothing is made or tidied up there: the run may be going on.
+
+    Raises:
+      FileNotFoundError: there is nothing to read.
+    """
     self.folder = pathlib.Path(model_dir).resolve() / "checkpoints"
     self._fingerprint = fingerprint
+    if read_only and not self.folder.is_dir():
+      raise FileNotFoundError(f"{self.folder} holds no complete checkpoint")
     self._manager = ocp.CheckpointManager(
       self.folder,
       options=ocp.CheckpointManagerOptions(
-        max_to_keep=keep, enable_async_checkpointing=True, cleanup_tmp_directories=True
+        max_to_keep=keep,
+        enable_async_checkpointing=True,
+        create=not read_only,
+        cleanup_tmp_directories=not read_only,
+        read_only=read_only,
       ),
     )
 
