@@ -7,6 +7,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+HYPERJAX := $(BIN)/hyperjax
 
 # Stamps, so that nothing is installed again while its list of requirements stays the same.
 INSTALLED := $(VENV)/.installed
@@ -49,8 +50,15 @@ lint: install-test
 test: lint
 	$(BIN)/python -m pytest
 
+# Every step goes on where it was stopped, so the same command may be given again.
 quickstart: install
-	@echo "The quickstart's steps are not written yet." && exit 1
+	$(HYPERJAX) train --gin_file=examples/quickstart.gin
+	$(HYPERJAX) train --gin_file=examples/quickstart_gisting.gin
+	$(HYPERJAX) evaluate --gin_file=examples/quickstart_evaluate.gin
+	$(HYPERJAX) adapt --examples docs/examples/past_tense.jsonl --out runs/quickstart/past_tense \
+	  --overwrite
+	$(HYPERJAX) predict --adapter runs/quickstart/past_tense --input carry --input sing \
+	  --input "give up"
 
 clean:
 	rm -rf $(VENV) build dist hyperjax.egg-info .pytest_cache .ruff_cache .hypothesis
