@@ -15,7 +15,6 @@ COMMANDS = {
   "adapt": ("hyperjax.adapt", "turn a few examples into an adapter, in one forward pass"),
   "predict": ("hyperjax.predict", "answer inputs with the base model and an adapter"),
   "convert": ("hyperjax.convert", "write a loaded model as a Hugging Face folder"),
-  "report": ("hyperjax.report", "draw the tables and plots of finished evaluations"),
   "tasks": ("hyperjax.tasks.__main__", "list the registered tasks and show their examples"),
   "doctor": ("hyperjax.doctor", "check this installation; print what repairs it"),
 }

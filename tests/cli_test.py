@@ -1,7 +1,9 @@
 """Tests of the `hyperjax` command itself."""
 
+import ast
 import importlib.util
 import os
+import pathlib
 import subprocess
 import sys
 import types
@@ -20,11 +22,12 @@ def test_help_names_every_command(capsys):
   assert "hyperjax adapt --examples" in out
 
 
-def test_every_command_has_a_module():
-  missing = [
-    module for module, _ in cli.COMMANDS.values() if importlib.util.find_spec(module) is None
-  ]
-  assert not missing
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_every_command_has_a_main(command):
+  spec = importlib.util.find_spec(cli.COMMANDS[command][0])
+  assert spec is not None
+  body = ast.parse(pathlib.Path(spec.origin).read_text()).body
+  assert "main" in {node.name for node in body if isinstance(node, ast.FunctionDef)}
 
 
 def test_no_command_prints_the_help_and_fails(capsys):
