@@ -9,16 +9,14 @@ equal rates. Inputs, outputs and options are strings; numbers are taken as Pytho
 """
 
 import dataclasses
-import json
 import os
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hyperjax.data import rows
 from hyperjax.data.manifest import did_you_mean, digest, file_digest
-
-_FIELDS = ("input", "output", "options")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,45 +104,22 @@ def load(path: str | os.PathLike) -> list[dict[str, Any]]:
     Dicts of `input` (str), `output` (str) and, where the file has them, `options` (list of str).
 
   Raises:
-    ValueError: what is wrong, with file and line (JSONL) or index (JSON).
+    ValueError: what is wrong, with file and line (JSONL) or row (JSON).
   """
-  path = pathlib.Path(path)
-  text = path.read_text(encoding="utf-8")
-  rows = []
-  if path.suffix == ".jsonl":
-    for number, line in enumerate(text.splitlines(), 1):
-      if line.strip():
-        where = f"{path}, line {number}"
-        rows.append((where, _parse(line, where)))
-  else:
-    values = _parse(text, str(path))
-    if not isinstance(values, list):
-      raise ValueError(f"{path}: it must hold a list of examples, not {type(values).__name__}.")
-    rows = [(f"{path}, example {index}", value) for index, value in enumerate(values)]
-  if not rows:
-    raise ValueError(f"{path}: it holds no examples.")
-  return [check(value, where) for where, value in rows]
+  return [check(value, where) for where, value in rows.values(path)]
 
 
 def check(value: Any, where: str) -> dict[str, Any]:
   """Checks one example as read from JSON; `where` opens each error's sentence."""
-  if not isinstance(value, dict):
-    raise ValueError(f"{where}: an example is an object with 'input' and 'output', not {value!r}.")
-  for name in value:
-    if name not in _FIELDS:
-      hint = did_you_mean(name, _FIELDS)
-      raise ValueError(f"{where}: unknown field '{name}'; allowed: {', '.join(_FIELDS)}.{hint}")
-  for name in ("input", "output"):
-    if name not in value:
-      raise ValueError(f"{where}: the field '{name}' is missing.")
-  example = {name: _string(value[name], f"{where}: {name}") for name in ("input", "output")}
+  rows.check_names(value, where, ("input", "output"), ("options",))
+  example = {name: rows.text(value[name], f"{where}: {name}") for name in ("input", "output")}
   if not example["output"].strip():
     raise ValueError(f"{where}: the output is empty.")
   if value.get("options") is not None:
     options = value["options"]
     if not isinstance(options, list):
       raise ValueError(f"{where}: options must be a list, not {options!r}.")
-    options = [_string(option, f"{where}: option {i}") for i, option in enumerate(options)]
+    options = [rows.text(option, f"{where}: option {i}") for i, option in enumerate(options)]
     duplicates = sorted({option for option in options if options.count(option) > 1})
     if duplicates:
       raise ValueError(f"{where}: option {duplicates[0]!r} occurs twice.")
@@ -152,20 +127,3 @@ def check(value: Any, where: str) -> dict[str, Any]:
       raise ValueError(f"{where}: the output {example['output']!r} is none of its options.")
     example["options"] = options
   return example
-
-
-def _parse(text: str, where: str) -> Any:
-  try:
-    return json.loads(text)
-  except json.JSONDecodeError as error:
-    raise ValueError(
-      f"{where}: not JSON: {error.msg} (line {error.lineno}, column {error.colno})."
-    ) from error
-
-
-def _string(value: Any, where: str) -> str:
-  if isinstance(value, str):
-    return value
-  if isinstance(value, int | float) and not isinstance(value, bool):
-    return str(value)
-  raise ValueError(f"{where} must be a string or a number, not {value!r}.")

@@ -141,9 +141,9 @@ def test_the_support_is_made_of_pieces(base, examples):
 
 @pytest.mark.parametrize("lines, message", [
   (['{"input": "a", "output": "b"}', '{"input": "a"}'], "line 2: the field 'output' is missing"),
-  (['{"input": "a", "outptu": "b"}'], "line 1: unknown field 'outptu'; .* did you mean 'output'?"),
+  (['{"input": "a", "outptu": "b"}'], "line 1: unknown field 'outptu'; .* Did you mean 'output'?"),
   (["", '{"input": "a", "output": " "}'], "line 2: output is empty"),
-  (['{"input": "a", "output": null}'], "line 1: output must be text, not None"),
+  (['{"input": "a", "output": null}'], "line 1: output must be text or a number, not None"),
   (["wolf: wolves"], "line 1: not JSON"),
   (["", ""], "holds no rows"),
 ])

@@ -191,7 +191,7 @@ def test_an_answer_ends_before_terminator_or_eos(ids, expected):
   (['{"input": ""}'], "line 1: input is empty"),
   (['{"input": "a"'], "line 1: not JSON"),
   (['{"adapter": "x"}'], "line 1: the field 'input' is missing"),
-  (['{"input": ["a"]}'], "line 1: input must be text, not ['a']"),
+  (['{"input": ["a"]}'], "line 1: input must be text or a number, not ['a']"),
   (["[1]"], "line 1: an object with input is expected, not [1]"),
   ([""], "holds no rows"),
   (['{"input": "a"}'], "line 1: no adapter; name it with --adapter or in the field adapter"),

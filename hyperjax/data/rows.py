@@ -1,11 +1,12 @@
-"""JSON and JSONL files of rows whose fields are texts: what `adapt` and `predict` read."""
+"""JSON and JSONL files of rows whose fields are texts: what users write, for tasks and commands."""
 
-import difflib
 import json
 import os
 import pathlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
+
+from hyperjax.data.manifest import did_you_mean
 
 
 class Row(NamedTuple):
@@ -38,52 +39,72 @@ def read(
     ValueError: names the file, the line and the field: not JSON, a missing, unknown or empty field,
       a value that is no text, or no rows at all.
   """
+  rows = []
+  for where, value in values(path):
+    check_names(value, where, required, (*optional, *ignored))
+    fields = {n: text(value[n], f"{where}: {n}") for n in (*required, *optional) if n in value}
+    for name, field in fields.items():
+      if not field.strip():
+        raise ValueError(f"{where}: {name} is empty")
+    rows.append(Row(where, fields))
+  return rows
+
+
+def values(path: str | os.PathLike) -> list[tuple[str, Any]]:
+  """Reads (place, JSON value) of every row, unchecked.
+
+  Raises:
+    ValueError: names the file and the line: not UTF-8, not JSON, not a list, or no rows at all.
+  """
   path = pathlib.Path(path)
   try:
-    text = path.read_text(encoding="utf-8")
+    contents = path.read_text(encoding="utf-8")
   except UnicodeDecodeError as e:
     raise ValueError(f"{path} is not a text file in UTF-8 ({e})") from e
   if path.suffix == ".json":
-    values = _parse(text, str(path))
-    if not isinstance(values, list):
-      raise ValueError(f"{path} must hold a list of objects, not {type(values).__name__}")
-    found = [(f"{path}, row {number}", value) for number, value in enumerate(values, 1)]
+    whole = _parse(contents, str(path))
+    if not isinstance(whole, list):
+      raise ValueError(f"{path} must hold a list of objects, not {type(whole).__name__}")
+    found = [(f"{path}, row {number}", value) for number, value in enumerate(whole, 1)]
   else:
-    lines = [(f"{path}, line {n}", line) for n, line in enumerate(text.split("\n"), 1)]
+    # Not splitlines(): a JSON string may hold the other characters that end a line in Unicode.
+    lines = [(f"{path}, line {n}", line) for n, line in enumerate(contents.split("\n"), 1)]
     found = [(where, _parse(line, where)) for where, line in lines if line.strip()]
   if not found:
     raise ValueError(f"{path} holds no rows")
-  return [Row(where, _check(value, where, required, optional, ignored)) for where, value in found]
+  return found
 
 
-def _parse(text: str, where: str) -> Any:
-  try:
-    return json.loads(text)
-  except ValueError as e:
-    raise ValueError(f"{where}: not JSON ({e})") from e
-
-
-def _check(value, where, required, optional, ignored) -> dict[str, str]:
-  allowed = (*required, *optional, *ignored)
+def check_names(
+  value: Any, where: str, required: Sequence[str], optional: Sequence[str] = ()
+) -> None:
+  """Refuses a row that is no object, or has an unknown field, or lacks one."""
+  allowed = (*required, *optional)
   if not isinstance(value, dict):
     raise ValueError(f"{where}: an object with {', '.join(required)} is expected, not {value!r}")
   for name in value:
     if name not in allowed:
-      near = difflib.get_close_matches(name, allowed, 1)
-      hint = f"; did you mean {near[0]!r}?" if near else ""
-      raise ValueError(f"{where}: unknown field {name!r}; allowed: {', '.join(allowed)}{hint}")
+      hint = did_you_mean(name, allowed)
+      raise ValueError(f"{where}: unknown field {name!r}; allowed: {', '.join(allowed)}.{hint}")
   for name in required:
     if name not in value:
       raise ValueError(f"{where}: the field {name!r} is missing")
-  texts = {n: _text(value[n], f"{where}: {n}") for n in (*required, *optional) if n in value}
-  return texts
 
 
-def _text(value: Any, where: str) -> str:
+def text(value: Any, where: str) -> str:
+  """Returns a value as text; `where` opens the error's sentence."""
+  if isinstance(value, str):
+    return value
   if isinstance(value, int | float) and not isinstance(value, bool):
-    value = str(value)
-  if not isinstance(value, str):
-    raise ValueError(f"{where} must be text, not {value!r}")
-  if not value.strip():
-    raise ValueError(f"{where} is empty")
-  return value
+    return str(value)
+  raise ValueError(f"{where} must be text or a number, not {value!r}")
+
+
+def _parse(contents: str, where: str) -> Any:
+  try:
+    return json.loads(contents)
+  except json.JSONDecodeError as e:
+    line = f"line {e.lineno}, " if "\n" in contents else ""
+    raise ValueError(f"{where}: not JSON: {e.msg} ({line}column {e.colno})") from e
+  except ValueError as e:
+    raise ValueError(f"{where}: not JSON: {e}") from e

@@ -36,28 +36,35 @@ def test_json_and_jsonl_read_alike(tmp_path):
     ({"input": "a", "output": "b", "options": ["b", "c", "b"]}, "option 'b' occurs twice"),
     ({"input": "a", "output": "b", "options": ["c"]}, "the output 'b' is none of its options"),
     ({"input": "a", "output": "b", "options": "b"}, "options must be a list, not 'b'"),
-    ({"input": "a", "output": ["b"]}, r"output must be a string or a number, not \['b'\]"),
-    ({"input": "a", "output": True}, "output must be a string or a number, not True"),
-    ({"input": None, "output": "b"}, "input must be a string or a number, not None"),
-    (["a", "b"], "an example is an object"),
+    ({"input": "a", "output": ["b"]}, r"output must be text or a number, not \['b'\]"),
+    ({"input": "a", "output": True}, "output must be text or a number, not True"),
+    ({"input": None, "output": "b"}, "input must be text or a number, not None"),
+    (["a", "b"], "an object with input, output is expected"),
   ],
 )  # fmt: skip
 def test_what_is_wrong_is_named_with_its_place(tmp_path, example, message):
-  with pytest.raises(ValueError, match=rf"a\.json, example 2: ?.*{message}"):
+  with pytest.raises(ValueError, match=rf"a\.json, row 3: ?.*{message}"):
     load(write(tmp_path / "a.json", [*GOOD, example]))
   with pytest.raises(ValueError, match=rf"a\.jsonl, line 3: ?.*{message}"):
     load(write(tmp_path / "a.jsonl", "\n".join(map(json.dumps, [*GOOD, example]))))
 
 
 def test_files_that_are_no_list_of_examples(tmp_path):
-  with pytest.raises(ValueError, match=r"a\.json: not JSON: .*line 1, column 2"):
+  with pytest.raises(ValueError, match=r"a\.json: not JSON: .*\(column 2\)"):
     load(write(tmp_path / "a.json", "[,"))
-  with pytest.raises(ValueError, match=r"b\.jsonl, line 2: not JSON"):
+  with pytest.raises(ValueError, match=r"a\.json: not JSON: .*\(line 2, column 1\)"):
+    load(write(tmp_path / "a.json", "[\n,"))
+  with pytest.raises(ValueError, match=r"b\.jsonl, line 2: not JSON: .*\(column 9\)"):
     load(write(tmp_path / "b.jsonl", '{"input": "a", "output": "b"}\n{"input"\n'))
-  with pytest.raises(ValueError, match=r"c\.json: it must hold a list"):
+  with pytest.raises(ValueError, match=r"c\.json must hold a list of objects"):
     load(write(tmp_path / "c.json", {"input": "a", "output": "b"}))
-  with pytest.raises(ValueError, match=r"d\.json: it holds no examples"):
+  with pytest.raises(ValueError, match=r"d\.json holds no rows"):
     load(write(tmp_path / "d.json", []))
+
+
+def test_a_string_may_hold_any_line_separator(tmp_path):
+  line = json.dumps({"input": "a\u2028b\x85", "output": "c"}, ensure_ascii=False)
+  assert load(write(tmp_path / "a.jsonl", line)) == [{"input": "a\u2028b\x85", "output": "c"}]
 
 
 @pytest.fixture
