@@ -1,7 +1,8 @@
 """`hyperjax train`: trains a producer of phi for a frozen downstream model.
 
     hyperjax train --gin_file=models/smollm2_135m.gin --gin_file=systems/hyperllama.gin \\
-      --gin_file=runs/mtf.gin --gin.MODEL_DIR=runs/mine --gin.FEWSHOT_DIR=my_tasks
+      --gin_file=data/lexical.gin --gin_file=runs/mtf.gin --gin.MODEL_DIR=runs/mine \\
+      --gin.DATA_DIR=data/lexical --gin.TRAIN_STEPS=1000
 """
 
 import dataclasses

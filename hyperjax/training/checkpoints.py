@@ -57,6 +57,12 @@ class Checkpoints:
       raise FileNotFoundError(f"{self.folder} holds no complete checkpoint")
     self._manager = ocp.CheckpointManager(
       self.folder,
+      # Named here, since a manager that has not saved yet knows no item's kind.
+      item_handlers={
+        "trained": ocp.StandardCheckpointHandler(),
+        "optimizer": ocp.StandardCheckpointHandler(),
+        "about": ocp.JsonCheckpointHandler(),
+      },
       options=ocp.CheckpointManagerOptions(
         max_to_keep=keep,
         enable_async_checkpointing=True,
@@ -103,8 +109,8 @@ class Checkpoints:
     if about["frozen_fingerprint"] != self._fingerprint:
       raise ValueError(
         f"the checkpoint {self.folder}/{step} was trained on a frozen model with fingerprint "
-        f"{about['frozen_fingerprint']}, this model's is {self._fingerprint}: use the model that the "
-        "run's config.gin names"
+        f"{about['frozen_fingerprint']}, this model's is {self._fingerprint}: use the model that "
+        "the run's config.gin names"
       )
     self._compare_shapes(step, trained)
     items = {"trained": ocp.args.StandardRestore(abstract(trained))}
