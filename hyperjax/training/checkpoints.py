@@ -100,7 +100,8 @@ class Checkpoints:
 
     Raises:
       FileNotFoundError: there is no whole checkpoint.
-      ValueError: it belongs to another frozen model, or to parameters of another shape.
+      ValueError: it belongs to another frozen model, to parameters of another shape or to another
+        optimizer.
     """
     step = self.latest() if step is None else step
     if step is None:
@@ -112,10 +113,11 @@ class Checkpoints:
         f"{about['frozen_fingerprint']}, this model's is {self._fingerprint}: use the model that "
         "the run's config.gin names"
       )
-    self._compare_shapes(step, trained)
+    self._compare_shapes(step, "trained", trained)
     items = {"trained": ocp.args.StandardRestore(abstract(trained))}
     if state is not None:
       leaves = abstract(dict(enumerate_leaves(state)))
+      self._compare_shapes(step, "optimizer", leaves)
       items["optimizer"] = ocp.args.StandardRestore(leaves)
     read = self._manager.restore(step, args=ocp.args.Composite(**items))
     if state is not None:
@@ -124,18 +126,18 @@ class Checkpoints:
       )
     return Restored(step, read.trained, state)
 
-  def _compare_shapes(self, step: int, trained: Tree) -> None:
-    stored = self._manager.item_metadata(step).trained
+  def _compare_shapes(self, step: int, item: str, tree: Tree) -> None:
+    stored = self._manager.item_metadata(step)[item]
     path = lambda p: ".".join(str(k.key) for k in p)
     have = {
       path(p): tuple(m.shape) for p, m in jax.tree_util.tree_leaves_with_path(stored.tree)
     }
-    want = {path(p): tuple(x.shape) for p, x in jax.tree_util.tree_leaves_with_path(trained)}
+    want = {path(p): tuple(x.shape) for p, x in jax.tree_util.tree_leaves_with_path(tree)}
     for name in sorted(have.keys() | want.keys()):
       if have.get(name) != want.get(name):
         raise ValueError(
-          f"the checkpoint {self.folder}/{step} does not fit this configuration: {name} has shape "
-          f"{have.get(name, 'none')} in the file and {want.get(name, 'none')} in the model"
+          f"the checkpoint {self.folder}/{step} does not fit this configuration: {item}.{name} has "
+          f"shape {have.get(name, 'none')} in the file and {want.get(name, 'none')} in this run"
         )
 
   def wait(self) -> None:

@@ -1,0 +1,128 @@
+"""Real processes: runs that are killed and go on, signals, and machines without TensorFlow."""
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+
+from hyperjax.training import metrics_writer
+from tests import tiny as tiny_lib
+
+tiny = tiny_lib.fixture
+TIMEOUT = 120  # seconds, for a machine that is busy
+
+
+def steps_of(folder) -> list[dict]:
+  """The lines of a run's training steps."""
+  if not (folder / "metrics.jsonl").exists():
+    return []
+  return [line for line in metrics_writer.read(folder / "metrics.jsonl") if "loss" in line]
+
+
+def wait_for(condition, process, *, pause: float = 0.002):
+  """Returns the first true value of `condition()`; fails where the process ends before that."""
+  end = time.monotonic() + TIMEOUT
+  while not (found := condition()):
+    assert process.poll() is None, process.stdout.read()
+    assert time.monotonic() < end, "nothing happened"
+    if pause:
+      time.sleep(pause)
+  return found
+
+
+def log_of(folder) -> list[dict]:
+  """A run's training steps, without what the clock decides."""
+  clock = ("time", "tokens_per_second")
+  return [{k: v for k, v in line.items() if k not in clock} for line in steps_of(folder)]
+
+
+def being_written(folder) -> list:
+  """Checkpoints that are not whole yet."""
+  return list((folder / "checkpoints").glob("*orbax-checkpoint-tmp*"))
+
+
+def test_a_run_killed_at_random_moments_ends_as_if_it_was_not(tiny, tmp_path):
+  folder, draw = tmp_path / "run", random.Random(0)
+  for _ in range(5):
+    before = len(steps_of(folder))
+    process = tiny.start(folder)
+    # A resumed run writes the lines after its checkpoint again: wait until it has begun.
+    wait_for(lambda process=process: "training from" in process.stdout.readline(), process)
+    seen = len(steps_of(folder))
+    target = seen + draw.randint(1, 4)
+    wait_for(lambda target=target: len(steps_of(folder)) >= target, process)
+    time.sleep(draw.uniform(0, 0.15))
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "it was done before it was killed"
+    process.stdout.close()
+    assert len(steps_of(folder)) >= max(1, before - 3)
+
+  unfinished: list = []
+  while not unfinished:  # the moment is short: the kill may come after it
+    process = tiny.start(folder)
+    wait_for(lambda process=process: "training from" in process.stdout.readline(), process)
+    wait_for(lambda: being_written(folder), process, pause=0)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    process.stdout.close()
+    unfinished = being_written(folder)
+
+  assert len(steps_of(folder)) < tiny_lib.STEPS
+  assert tiny.train(folder) == 0
+  tiny_lib.assert_same(folder, tiny.run)
+  assert [line["step"] for line in steps_of(folder)] == list(range(1, tiny_lib.STEPS + 1))
+  assert log_of(folder) == log_of(tiny.run)
+  assert not being_written(folder)
+
+
+def test_a_signal_saves_and_the_same_command_goes_on(tiny, tmp_path, capsys):
+  folder, number = tmp_path / "run", signal.SIGTERM
+  process = tiny.start(folder, CHECKPOINT_PERIOD=1000)
+  wait_for(lambda: len(steps_of(folder)) >= 3, process)
+  process.send_signal(number)
+  out, _ = process.communicate(timeout=TIMEOUT)
+  done = len(steps_of(folder))
+  assert process.returncode == 128 + number, out
+  assert f"stopped by {number.name} after step {done}; state is saved in {folder}" in out
+  assert "the same command goes on from there" in out and "Traceback" not in out
+  assert 3 <= done < tiny_lib.STEPS
+  assert tiny.train(folder, CHECKPOINT_PERIOD=1000) == 0
+  assert f"resuming {folder} at step {done} of {tiny_lib.STEPS}" in capsys.readouterr().out
+  tiny_lib.assert_same(folder, tiny.run)
+  assert [line["step"] for line in steps_of(folder)] == list(range(1, tiny_lib.STEPS + 1))
+
+
+# As on a machine where they are not installed: neither found nor imported.
+BLOCKED = """
+import importlib.machinery, importlib.util, json, sys
+
+find = importlib.machinery.PathFinder.find_spec
+blocked = ('tensorflow', 'seqio', 't5', 'tensorflow_datasets')
+importlib.machinery.PathFinder.find_spec = staticmethod(
+  lambda name, *rest: None if name.split('.')[0] in blocked else find(name, *rest)
+)
+assert not any(map(importlib.util.find_spec, blocked))
+
+from hyperjax import evaluate, train
+trained, evaluated = map(json.loads, sys.argv[1:])
+print('status', train.main(trained), evaluate.main(evaluated))
+assert not {name.split('.')[0] for name in sys.modules}.intersection(blocked)
+"""
+
+
+def test_training_and_evaluation_need_no_tensorflow(tiny, tmp_path):
+  folder, out = tmp_path / "run", tmp_path / "report"
+  evaluated = [
+    "--gin_file=runs/evaluate.gin", f"--gin.EVAL_OUTPUT_DIR={out}",
+    f"--gin.RUNS={{'hyperllama': '{folder}'}}", "--gin.NUM_SHOTS=3", "--gin.NUM_QUERIES=8",
+    "--gin.MAX_QUERIES=8", "--gin.SEEDS=(0,)",
+  ]  # fmt: skip
+  trained = tiny.arguments(folder, TRAIN_STEPS=3)
+  done = subprocess.run(
+    [sys.executable, "-c", BLOCKED, json.dumps(trained), json.dumps(evaluated)],
+    env=tiny.environment(), capture_output=True, text=True, timeout=3 * TIMEOUT,
+  )  # fmt: skip
+  assert "status 0 0" in done.stdout, done.stdout + done.stderr
+  assert (out / "results.json").exists()

@@ -1,0 +1,156 @@
+"""Checkpoints on disk: what comes back, what is refused, what a half-written one is."""
+
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from hyperjax.training.checkpoints import Checkpoints, abstract, enumerate_leaves
+
+TRAINED = {
+  "producer": {"gist": jnp.arange(6.0).reshape(2, 3), "update": {"000": jnp.ones([2, 2, 4])}},
+}
+OPTIMIZER = optax.adamw(1e-3)
+
+
+def scaled(factor):
+  return jax.tree.map(lambda x: x * factor, TRAINED)
+
+
+def assert_equal(left, right):
+  assert jax.tree.structure(left) == jax.tree.structure(right)
+  jax.tree.map(np.testing.assert_array_equal, left, right)
+
+
+@pytest.fixture
+def state():
+  """An optimizer's state after an update, so that no leaf is zero by chance."""
+  return OPTIMIZER.update(scaled(0.5), OPTIMIZER.init(TRAINED), TRAINED)[1]
+
+
+@pytest.fixture
+def folder(tmp_path, state):
+  """A run's folder with checkpoints 1, 2, 3, of which the newest two stay."""
+  checkpoints = Checkpoints(tmp_path / "run", "print")
+  for step in (1, 2, 3):
+    checkpoints.save(step, scaled(step), state)
+  checkpoints.close()
+  return tmp_path / "run"
+
+
+def test_what_was_saved_comes_back(folder, state):
+  checkpoints = Checkpoints(folder, "print")
+  assert checkpoints.latest() == 3
+  restored = checkpoints.restore(abstract(TRAINED), OPTIMIZER.init(TRAINED))
+  assert restored.step == 3
+  assert_equal(restored.trained, scaled(3))
+  assert_equal(restored.state, state)
+  checkpoints.close()
+
+
+def test_the_newest_two_stay_and_each_can_be_read(folder):
+  assert sorted(path.name for path in (folder / "checkpoints").iterdir() if path.is_dir()) == [
+    "2", "3"
+  ]  # fmt: skip
+  checkpoints = Checkpoints(folder, "print")
+  restored = checkpoints.restore(TRAINED, None, step=2)
+  assert restored.step == 2 and restored.state is None
+  assert_equal(restored.trained, scaled(2))
+  checkpoints.close()
+
+
+def test_the_same_step_is_not_saved_twice(folder, state):
+  checkpoints = Checkpoints(folder, "print")
+  checkpoints.save(3, scaled(100), state)
+  checkpoints.wait()
+  assert_equal(checkpoints.restore(TRAINED, None).trained, scaled(3))
+  checkpoints.close()
+
+
+def test_saving_copies_before_it_returns(tmp_path, state):
+  """The training step gives its arrays' memory away while they are still being written."""
+  trained = {"producer": {"gist": jnp.arange(100_000.0)}}
+  checkpoints = Checkpoints(tmp_path, "print")
+  checkpoints.save(1, trained, {"count": jnp.zeros([])})
+  change = jax.jit(lambda x: jax.tree.map(lambda y: y * 0 - 1, x), donate_argnums=0)
+  like = abstract(trained)
+  jax.block_until_ready(change(trained))
+  checkpoints.wait()
+  restored = checkpoints.restore(like, None).trained
+  np.testing.assert_array_equal(restored["producer"]["gist"], np.arange(100_000.0))
+  checkpoints.close()
+
+
+def test_a_half_written_checkpoint_is_none(folder, state):
+  whole = folder / "checkpoints" / "3"
+  shutil.copytree(whole, folder / "checkpoints" / "4.orbax-checkpoint-tmp")
+  shutil.rmtree(folder / "checkpoints" / "4.orbax-checkpoint-tmp" / "trained")
+  reader = Checkpoints(folder, "print", read_only=True)
+  assert reader.latest() == 3 and (folder / "checkpoints" / "4.orbax-checkpoint-tmp").exists()
+  reader.close()
+  writer = Checkpoints(folder, "print")
+  assert writer.latest() == 3
+  writer.save(4, scaled(4), state)
+  writer.wait()
+  assert writer.latest() == 4 and not list((folder / "checkpoints").glob("*tmp*"))
+  assert_equal(writer.restore(TRAINED, None).trained, scaled(4))
+  writer.close()
+
+
+def test_nothing_to_restore(tmp_path):
+  checkpoints = Checkpoints(tmp_path, "print")
+  assert checkpoints.latest() is None
+  with pytest.raises(FileNotFoundError, match=f"{tmp_path}/checkpoints holds no complete"):
+    checkpoints.restore(TRAINED, None)
+  checkpoints.close()
+  with pytest.raises(FileNotFoundError, match="none/checkpoints holds no complete checkpoint"):
+    Checkpoints(tmp_path / "none", "print", read_only=True)
+  assert not (tmp_path / "none").exists()
+
+
+def test_another_frozen_model_is_refused(folder):
+  checkpoints = Checkpoints(folder, "other")
+  with pytest.raises(ValueError) as error:
+    checkpoints.restore(TRAINED, None)
+  assert str(error.value) == (
+    f"the checkpoint {folder}/checkpoints/3 was trained on a frozen model with fingerprint print, "
+    "this model's is other: use the model that the run's config.gin names"
+  )
+  checkpoints.close()
+
+
+@pytest.mark.parametrize("change, message", [
+  (lambda p: {**p, "gist": jnp.ones([5, 3])},
+   "trained.producer.gist has shape (2, 3) in the file and (5, 3) in this run"),
+  (lambda p: {"gist": p["gist"]},
+   "trained.producer.update.000 has shape (2, 2, 4) in the file and none in this run"),
+  (lambda p: {**p, "sink": jnp.ones([1])},
+   "trained.producer.sink has shape none in the file and (1,) in this run"),
+])
+def test_other_shapes_are_refused(folder, change, message):
+  checkpoints = Checkpoints(folder, "print")
+  with pytest.raises(ValueError) as error:
+    checkpoints.restore({"producer": change(TRAINED["producer"])}, None)
+  assert str(error.value) == (
+    f"the checkpoint {folder}/checkpoints/3 does not fit this configuration: {message}"
+  )
+  checkpoints.close()
+
+
+def test_an_optimizer_of_another_kind_is_refused(folder):
+  checkpoints = Checkpoints(folder, "print")
+  with pytest.raises(ValueError) as error:
+    checkpoints.restore(TRAINED, optax.sgd(1e-3, momentum=0.9).init(TRAINED))
+  assert str(error.value) == (
+    f"the checkpoint {folder}/checkpoints/3 does not fit this configuration: optimizer.0000 has "
+    "shape () in the file and (2, 3) in this run"
+  )
+  checkpoints.close()
+
+
+def test_leaves_have_names_that_sort_by_position():
+  names = [name for name, _ in enumerate_leaves([jnp.zeros([])] * 120)]
+  assert names == sorted(names) and len(set(names)) == 120
