@@ -26,7 +26,7 @@ Encode = Callable[[str], Sequence[int]]
 
 def append_gist(
   llama: Llama, support: Support, gist: Float[Array, "G D"]
-) -> Float[Array, "B S+G D"]:
+) -> Float[Array, "B _ D"]:
   """Embeds the support and puts the gist embeddings right behind each row's last real token."""
   size, num_gist = support.tokens.shape[1], gist.shape[0]
   x = jnp.pad(llama.embed_tokens(support.tokens), [(0, 0), (0, num_gist), (0, 0)])

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 _DECAYS = ("cosine", "linear", "constant", "rsqrt")
@@ -49,7 +50,7 @@ class Schedule:
       after = optax.linear_schedule(self.peak, self.peak * self.final, rest)
     elif self.decay == "rsqrt":
       lead = max(self.warmup_steps, 1)
-      after = lambda count: self.peak * (lead / (count + lead)) ** 0.5
+      after = lambda count: self.peak * (lead / (jnp.maximum(count, 0) + lead)) ** 0.5
     else:
       after = optax.constant_schedule(self.peak)
     warmup = optax.linear_schedule(0.0, self.peak, max(self.warmup_steps, 1))

@@ -136,7 +136,7 @@ def make_train_step(
     grads = jax.tree.map(lambda g: g / jnp.maximum(sums["tokens"], 1.0), grads)
     updates, state = optimizer.update(grads, state, trained)
     return optax.apply_updates(trained, updates), state, {
-      **means(sums), "gradient_norm": optax.global_norm(grads)
+      **means(sums), "gradient_norm": optax.tree.norm(grads)
     }
 
   return jax.jit(step, donate_argnums=(0, 1))

@@ -1,0 +1,138 @@
+"""phi's two touch points against NumPy written out in loops, and what they add to a program."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from hyperjax.core import masks
+from hyperjax.core.layers import RMSNorm, attend, project
+from hyperjax.core.phi import LowRank, Prefix
+
+
+@pytest.fixture
+def x64():
+  with jax.enable_x64(True):
+    yield
+
+
+def random(seed: int, *shape: int) -> jax.Array:
+  return jnp.asarray(np.random.default_rng(seed).standard_normal(shape))
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_an_update_equals_merged_weights(x64, rows):
+  x, kernel = random(0, 2, 3, 4, 5), random(1, 5, 2, 3)
+  update = LowRank(random(2, rows, 5, 2), random(3, rows, 2, 6), 0.7)
+  y = project(x, kernel, update)
+  for b in range(2):
+    r = b % rows
+    merged = kernel + 0.7 * (update.a[r] @ update.b[r]).reshape(kernel.shape)
+    np.testing.assert_allclose(y[b], np.einsum("mtd,dnh->mtnh", x[b], merged), atol=1e-12)
+
+
+def test_a_projection_of_several_axes_takes_an_update(x64):
+  x, kernel = random(0, 2, 1, 4, 2, 3), random(1, 2, 3, 5)
+  update = LowRank(random(2, 2, 6, 2), random(3, 2, 2, 5), 1.5)
+  merged = kernel + 1.5 * (update.a @ update.b).reshape(2, 2, 3, 5)
+  expected = np.einsum("bmtnh,bnhd->bmtd", x, merged)
+  np.testing.assert_allclose(project(x, kernel, update), expected, atol=1e-12)
+
+
+def by_hand(q, k, v, mask, prefix, scale):
+  """Attention, one query and one head at a time."""
+  q, k, v = (np.asarray(z) for z in (q, k, v))
+  out = np.zeros(q.shape)
+  per_group = q.shape[3] // k.shape[3]
+  for b, m, t, n in np.ndindex(*q.shape[:4]):
+    group = n // per_group
+    keys, values = k[b, m, mask[t], group], v[b, m, mask[t], group]
+    if prefix is not None:
+      r = b % prefix.key.shape[0]
+      length = int(prefix.length[r])
+      keys = np.concatenate([prefix.key[r, :length, group], keys])
+      values = np.concatenate([prefix.value[r, :length, group], values])
+    scores = np.exp(scale * keys @ q[b, m, t, n])
+    out[b, m, t, n] = scores / scores.sum() @ values
+  return out
+
+
+def sequence(dtype=np.float64):
+  q, k, v = random(0, 2, 2, 4, 6, 3), random(1, 2, 2, 4, 2, 3), random(2, 2, 2, 4, 2, 3)
+  return tuple(z.astype(dtype) for z in (q, k, v))
+
+
+def prefix_of(*lengths: int, size: int = 5) -> Prefix:
+  shape = (len(lengths), size, 2, 3)
+  return Prefix(random(3, *shape), random(4, *shape), jnp.asarray(lengths, jnp.int32))
+
+
+@pytest.mark.parametrize("lengths", [None, (5,), (3,), (5, 2), (0, 1)])
+def test_attention_is_a_weighted_mean_of_what_is_seen(x64, lengths):
+  prefix = lengths and prefix_of(*lengths)
+  ours = attend(*sequence(), masks.Causal(), prefix, 0.6)
+  expected = by_hand(*sequence(), np.tri(4, dtype=bool), prefix, 0.6)
+  np.testing.assert_allclose(ours, expected, atol=1e-12)
+
+
+def test_what_pads_a_prefix_has_no_influence(x64):
+  prefix = prefix_of(3, 1)
+  out = lambda p: attend(*sequence(), masks.Causal(), p)
+  gradient = jax.grad(lambda p: (out(p) ** 2).sum(), allow_int=True)(prefix)
+  padding = np.arange(5) >= np.asarray(prefix.length)[:, None]
+  for leaf in (gradient.key, gradient.value):
+    moved = np.abs(leaf).sum((2, 3)) > 0
+    np.testing.assert_array_equal(moved, ~padding)
+
+
+def test_no_phi_adds_no_operation():
+  x, kernel = jnp.zeros((2, 1, 4, 5)), jnp.zeros((5, 6))
+  without = jax.make_jaxpr(lambda x, w: project(x, w))(x, kernel)
+  with_none = jax.make_jaxpr(lambda x, w: project(x, w, None))(x, kernel)
+  assert str(without) == str(with_none)
+  names = [e.primitive.name for e in without.eqns]
+  assert names.count("dot_general") == 1 and set(names) <= {"dot_general", "reshape", "transpose"}
+
+  arrays = sequence(np.float32)
+  without = jax.make_jaxpr(lambda q, k, v: attend(q, k, v, masks.Causal()))(*arrays)
+  with_none = jax.make_jaxpr(lambda q, k, v: attend(q, k, v, masks.Causal(), None))(*arrays)
+  assert str(without) == str(with_none)
+  assert str(without).count("dot_general[") == 2 and "concatenate" not in str(without)
+
+
+def test_softmax_is_float32_under_bfloat16_activations():
+  arrays = sequence(jnp.bfloat16)
+  prefix = prefix_of(5, 2)
+  for p in (None, prefix):
+    jaxpr = jax.make_jaxpr(lambda q, k, v, p=p: attend(q, k, v, masks.Causal(), p))(*arrays)
+    exps = [e for e in flatten(jaxpr.jaxpr) if e.primitive.name == "exp"]
+    assert exps and all(e.outvars[0].aval.dtype == np.float32 for e in exps)
+    assert jaxpr.out_avals[0].dtype == jnp.bfloat16
+
+
+def flatten(jaxpr):
+  for eqn in jaxpr.eqns:
+    yield eqn
+    for value in eqn.params.values():
+      inner = getattr(value, "jaxpr", value)
+      if hasattr(inner, "eqns"):
+        yield from flatten(inner)
+
+
+def test_rms_norm_is_its_formula():
+  norm = RMSNorm(6, 0.1, dtype=jnp.float32)
+  norm.scale[...] = random(1, 6).astype(jnp.float32)
+  x = np.asarray(random(0, 2, 3, 6), np.float32)
+  expected = x / np.sqrt((x**2).mean(-1, keepdims=True) + 0.1) * np.asarray(norm.scale[...])
+  np.testing.assert_allclose(norm(jnp.asarray(x)), expected, rtol=1e-5)
+
+
+def test_rms_norm_is_computed_in_float32():
+  """1 + 2^-8 is 1 in bfloat16: squares summed there would lose it."""
+  norm = RMSNorm(256, 0.0, dtype=jnp.float32)
+  x = jnp.asarray(100 * random(0, 256), jnp.bfloat16)
+  wide = np.asarray(x, np.float64)
+  expected = wide / np.sqrt((wide**2).mean())
+  ours = norm(x)
+  assert ours.dtype == jnp.bfloat16
+  np.testing.assert_allclose(np.asarray(ours, np.float64), expected, rtol=2**-8)

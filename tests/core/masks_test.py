@@ -1,0 +1,75 @@
+"""The matrices drawn in the docstrings, and Gist against its definition in words."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hyperjax.core import masks
+
+
+def rows(text: str) -> list[list[int]]:
+  return [[int(x) for x in line.split()] for line in text.strip().splitlines()]
+
+
+def test_causal_is_its_drawing():
+  assert masks.Causal().dense(4, 4)[0, 0].astype(int).tolist() == rows("""
+    1 0 0 0
+    1 1 0 0
+    1 1 1 0
+    1 1 1 1
+  """)
+
+
+def test_cached_is_its_drawing_row_by_row():
+  mask = masks.Cached(jnp.asarray([[2, 4], [0, 1]]), jnp.asarray(1), 4)
+  dense = mask.dense(1, 8).astype(int)
+  assert dense.shape == (2, 2, 1, 8)
+  assert dense.reshape(4, 8).tolist() == rows("""
+    1 1 0 0 1 1 0 0
+    1 1 1 1 1 1 0 0
+    0 0 0 0 1 1 0 0
+    1 0 0 0 1 1 0 0
+  """)
+
+
+def test_gist_is_its_drawing():
+  mask = masks.Gist(jnp.asarray([2]), jnp.asarray([-1, -1, -1, -1, 0, 0, 1]), 2)
+  assert mask.dense(7, 7)[0, 0].astype(int).tolist() == rows("""
+    1 0 0 0 0 0 0
+    1 1 0 0 0 0 0
+    1 1 1 0 0 0 0
+    1 1 1 1 0 0 0
+    0 0 1 1 1 0 0
+    0 0 1 1 1 1 0
+    0 0 1 1 0 0 1
+  """)
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+  lengths=st.lists(st.integers(0, 4), min_size=3, max_size=3),
+  num_gist=st.integers(1, 3),
+  sizes=st.lists(st.integers(1, 4), min_size=4, max_size=4),
+)
+def test_gist_follows_each_rows_length(lengths, num_gist, sizes):
+  head, total = 7, 12
+  queries = np.repeat(np.arange(5), [*sizes, 5])[: total - head]
+  group = np.concatenate([np.full(head, -1), queries])
+  dense = masks.Gist(jnp.asarray(lengths), jnp.asarray(group), num_gist).dense(total, total)
+  dense = np.asarray(dense)
+  for b, length in enumerate(lengths):
+    gist = range(length, length + num_gist)
+    for i in [*range(length + num_gist), *range(head, total)]:  # real tokens: not the padding
+      if i < head:
+        sees = set(range(i + 1))
+      else:
+        sees = set(gist) | {j for j in range(head, i + 1) if group[j] == group[i]}
+      assert set(np.flatnonzero(dense[b, 0, i])) == sees
+
+
+def test_masks_go_through_jit_as_descriptions():
+  mask = masks.Gist(jnp.asarray([1]), jnp.asarray([-1, -1, 0]), 1)
+  dense = jax.jit(lambda m: m.dense(3, 3))(mask)
+  np.testing.assert_array_equal(dense, mask.dense(3, 3))

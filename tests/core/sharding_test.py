@@ -1,0 +1,117 @@
+"""Every array of every model, phi and hypermodel has logical axes that the table can place."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax.sharding import PartitionSpec
+
+from hyperjax.core import phi as phi_lib
+from hyperjax.core.sharding import (
+  MESH_AXES,
+  RULES,
+  MeshConfig,
+  partition,
+  place,
+  place_batch,
+  shardings,
+)
+from hyperjax.hypermodels.gisting import GistingConfig
+from hyperjax.hypermodels.hyperllama import FullHyperLlamaConfig, HyperLlamaConfig
+from hyperjax.hypermodels.tuned import NoPhi, TunedPhi
+from hyperjax.training import step
+from tests.models import tiny
+
+SPEC = dict(prefix_length=4, rank=2, alpha=2.0, sites=tiny.SITES)
+PRODUCERS = {
+  "hyperllama": HyperLlamaConfig(sites=tiny.SITES, rank=2).build,
+  "full": FullHyperLlamaConfig().build,
+  "gisting": GistingConfig(HyperLlamaConfig(rank=2)).build,
+  "tuned": lambda model, encode, rngs: TunedPhi(model.phi_spec(**SPEC), rngs=rngs),
+  "none": lambda model, encode, rngs: NoPhi(),
+}
+
+
+@pytest.mark.parametrize("name", PRODUCERS)
+@pytest.mark.parametrize("train", [("producer",), ("producer", "downstream")])
+def test_every_array_of_a_system_can_be_placed(name, train):
+  model = tiny.llama()
+  system = step.System(PRODUCERS[name](model, tiny.encode, nnx.Rngs(0)), model)
+  parts = step.split(system, train)
+  for tree, axes in ((parts.trained, parts.axes), (parts.frozen, parts.frozen_axes)):
+    arrays = jax.tree.leaves(tree)
+    names = jax.tree.leaves(axes, is_leaf=lambda x: isinstance(x, tuple))
+    for array, axis_names in zip(arrays, names, strict=True):
+      assert len(axis_names) == array.ndim
+      assert len(partition(axis_names)) == array.ndim
+  assert bool(jax.tree.leaves(parts.trained)) == (name != "none" or "downstream" in train)
+
+
+def test_every_leaf_of_a_phi_can_be_placed():
+  leaves = jax.tree.leaves(tiny.llama().phi_spec(**SPEC), is_leaf=phi_lib.is_leaf)
+  assert len(leaves) == 3 + 2 * len(tiny.SITES)
+  for leaf in leaves:
+    assert len(leaf.axes) == len(leaf.shape)
+    spec = partition(leaf.axes)
+    assert spec[leaf.axes.index("batch")] == ("data", "fsdp")
+
+
+def test_a_kernel_is_sharded_over_fsdp_and_tensor():
+  assert partition(("layers", "embed", "heads", "head_dim")) == PartitionSpec(
+    None, "fsdp", "tensor", None
+  )
+
+
+def test_the_table_names_axes_of_the_mesh_only():
+  named = {a for r in RULES.values() for a in ((r,) if isinstance(r, str) else r or ())}
+  assert named == set(MESH_AXES)
+
+
+def test_an_unknown_axis_is_named_with_the_known():
+  with pytest.raises(ValueError, match=r"axis 'emebd' of \('vocab', 'emebd'\) has no rule; .*'embed'"):
+    partition(("vocab", "emebd"))
+
+
+def test_a_collision_names_both_axes_and_the_mesh_axis():
+  message = r"axes 'heads' and 'mlp' of \('heads', 'mlp'\) both claim the mesh axis 'tensor'"
+  with pytest.raises(ValueError, match=message):
+    partition(("heads", "mlp"))
+  with pytest.raises(ValueError, match="'batch' and 'embed' .* both claim the mesh axis 'fsdp'"):
+    partition(("batch", "embed"))
+
+
+def test_phi_beside_the_models_own_axes_does_not_collide():
+  assert partition(("phi_embed", "embed", "rank")) == PartitionSpec(None, "fsdp", None)
+
+
+def test_a_mesh_that_does_not_fit_names_its_sizes():
+  one = jax.devices()[:1]
+  with pytest.raises(ValueError, match="data 3 x fsdp 1 x tensor 1 does not fit 1 devices"):
+    MeshConfig(data=3).build(one)
+  with pytest.raises(ValueError, match="fsdp 1 x tensor 2 does not fit 1 devices"):
+    MeshConfig(tensor=2).build(one)
+
+
+def test_the_data_axis_takes_what_the_others_leave():
+  mesh = MeshConfig().build(jax.devices()[:1])
+  assert dict(mesh.shape) == {"data": 1, "fsdp": 1, "tensor": 1}
+
+
+def test_placing_changes_no_value():
+  mesh = MeshConfig().build(jax.devices()[:1])
+  tree = {"a": jnp.arange(6.0).reshape(2, 3), "b": {"c": jnp.arange(4)}}
+  axes = {"a": ("embed", "mlp"), "b": {"c": ("norm",)}}
+  placed = place(tree, axes, mesh)
+  jax.tree.map(np.testing.assert_array_equal, tree, placed)
+  assert placed["a"].sharding == shardings(axes, mesh)["a"]
+  assert placed["a"].sharding.spec == PartitionSpec("fsdp", "tensor")
+
+
+def test_a_batch_is_spread_over_its_episodes():
+  mesh = MeshConfig().build(jax.devices()[:1])
+  batch = tiny.batch(3, 2)
+  placed = place_batch(batch, mesh)
+  for before, after in zip(jax.tree.leaves(batch), jax.tree.leaves(placed), strict=True):
+    np.testing.assert_array_equal(before, after)
+    assert after.sharding.spec == PartitionSpec(("data", "fsdp"))
