@@ -177,8 +177,8 @@ class Scorer:
       yield [
         {
           "task": episode.task, "query_id": query.id,
-          "input": self.vocabulary.decode(query.input),
-          **self._compare(ids[row, column, : count[row, column]], query, end),
+          "input": self.vocabulary.decode(query.input.tolist()),
+          **self._compare(ids[row, column, : count[row, column]].tolist(), query, end),
           "log_likelihood": float(likelihood[row, column]), "tokens": len(query.target),
           **({"option_correct": right[row, column]} if query.options else {}),
         }
@@ -186,11 +186,11 @@ class Scorer:
         for column, query in enumerate(episode.queries)
       ]  # fmt: skip
 
-  def _compare(self, ids: np.ndarray, query: Query, end: tuple[int, ...]) -> Record:
+  def _compare(self, ids: list[int], query: Query, end: tuple[int, ...]) -> Record:
     """The texts, and whether the answer ended in time and is the target."""
     ended = tuple(ids[-len(end) :]) == end
     prediction = self.vocabulary.decode(ids[: -len(end)] if ended else ids).strip()
-    target = self.vocabulary.decode(query.target[: -len(end)]).strip()
+    target = self.vocabulary.decode(query.target[: -len(end)].tolist()).strip()
     match = int(ended and metrics.exact_match(prediction, target))
     return {"target": target, "prediction": prediction, "exact_match": match}
 

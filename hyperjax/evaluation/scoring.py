@@ -28,10 +28,11 @@ def teacher_forced(
   return likelihood, losses.exact_matches(logits, batch.targets, batch.weights)
 
 
-def prompts(query: DecoderQuery) -> tuple[Int[Array, "B M T"], Int[Array, "B M"]]:
+def prompts(query: DecoderQuery) -> tuple[Int[np.ndarray, "B M T"], Int[np.ndarray, "B M"]]:
   """The queries without their targets, ready to be continued."""
-  length = query.target_index[..., 0] + 1
-  tokens = np.where(np.arange(query.tokens.shape[-1]) < length[..., None], query.tokens, 0)
+  length = np.asarray(query.target_index)[..., 0] + 1
+  real = np.arange(query.tokens.shape[-1]) < length[..., None]
+  tokens = np.where(real, np.asarray(query.tokens), 0)
   return tokens, length
 
 

@@ -1,0 +1,133 @@
+"""Evaluation sets: who is asked, in which shapes, with nothing cut."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from hyperjax.data import eval_sets, loader
+from hyperjax.data.eval_sets import EvalConfig
+from tests.data.fakes import numbered, write_folder
+
+CONFIG = EvalConfig(num_shots=3, num_queries=4, max_queries=10, batch_size=3, seeds=(0, 1))
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory):
+  """Three tasks: short, long, and one with options of different lengths."""
+  options = ["a", "a much longer option than the other ones"]
+  return write_folder(
+    tmp_path_factory.mktemp("data"),
+    {
+      "short": numbered(30),
+      "long": numbered(30, "x" * 60),
+      "choice": [{"input": f"{i}?", "output": "a", "options": options} for i in range(30)],
+    },
+  )
+
+
+def all_episodes(groups):
+  return [episode for group in groups for episode in group.episodes]
+
+
+def asked(episodes):
+  return {(e.task, q.id) for e in episodes for q in e.queries}
+
+
+def test_every_task_is_asked_once_and_nothing_is_cut(manifest):
+  groups = eval_sets.groups(manifest, CONFIG, 0)
+  assert len(groups) == 2
+  episodes = all_episodes(groups)
+  assert sorted({e.task for e in episodes}) == ["choice", "long", "short"]
+  assert len(asked(episodes)) == 30 and sum(len(e.queries) for e in episodes) == 30
+  for group in groups:
+    for episode in group.episodes:
+      for option in range(2):
+        _, counts = loader.to_batch([eval_sets.with_targets(episode, option)], group.shape)
+        assert counts.shots_dropped == counts.inputs_cut == counts.targets_cut == 0
+        assert counts.supports_cut == 0
+
+
+def test_a_single_shape_holds_all(manifest):
+  [group] = eval_sets.groups(manifest, dataclasses.replace(CONFIG, max_shapes=1), 0)
+  two = eval_sets.groups(manifest, CONFIG, 0)
+  slots = lambda g: len(g.episodes) * (g.shape.support + g.shape.queries * g.shape.query)
+  assert slots(group) > sum(map(slots, two))
+  assert len(group.episodes) == len(all_episodes(two))
+
+
+def test_seeds_and_controls_change_supports_alone(manifest):
+  plain = eval_sets.groups(manifest, CONFIG, 0)
+  variants = [
+    eval_sets.groups(manifest, CONFIG, 1),
+    eval_sets.groups(manifest, CONFIG, 0, other_support=True),
+    eval_sets.groups(manifest, CONFIG, 0, shuffle_outputs=True),
+  ]
+  for groups in variants:
+    assert asked(all_episodes(groups)) == asked(all_episodes(plain))
+    pairs = list(zip(all_episodes(plain), all_episodes(groups), strict=True))
+    assert all(a.task == b.task for a, b in pairs)
+    assert any(not np.array_equal(a.support, b.support) for a, b in pairs)
+  shapes = [[(g.shape.queries, g.shape.query, g.shape.targets) for g in v]
+            for v in (plain, *variants)]  # fmt: skip
+  assert all(shape == shapes[0] for shape in shapes)
+  assert [g.shape for g in variants[0]] == [g.shape for g in variants[2]] == [
+    g.shape for g in plain
+  ]
+
+
+def test_another_tasks_support_fits_too(manifest):
+  for group in eval_sets.groups(manifest, CONFIG, 0, other_support=True):
+    _, counts = loader.to_batch(list(group.episodes), group.shape)
+    assert counts.shots_dropped == counts.supports_cut == 0
+
+
+def test_batches_are_of_one_size_and_the_mask_counts_each_query_once(manifest):
+  for group in eval_sets.groups(manifest, CONFIG, 0):
+    seen, rows = 0, []
+    for batch, mask, real in eval_sets.batches(group, CONFIG.batch_size):
+      assert batch.support.tokens.shape == (3, group.shape.support)
+      assert mask.shape == batch.weights.shape[:2]
+      assert [int(n) for n in mask.sum(1)] == [len(e.queries) for e in real] + [0] * (3 - len(real))
+      seen += int(mask.sum())
+      rows += real
+    assert rows == list(group.episodes)
+    assert seen == sum(len(e.queries) for e in group.episodes)
+
+
+def test_targets_become_options(manifest):
+  episode = next(e for e in all_episodes(eval_sets.groups(manifest, CONFIG, 0))
+                 if e.task == "choice")  # fmt: skip
+  for option in range(4):
+    for before, after in zip(episode.queries, eval_sets.with_targets(episode, option).queries,
+                             strict=True):  # fmt: skip
+      assert np.array_equal(after.target, before.options[option % 2])
+      assert np.array_equal(after.input, before.input) and after.id == before.id
+  other = next(e for e in all_episodes(eval_sets.groups(manifest, CONFIG, 0)) if e.task == "long")
+  assert eval_sets.with_targets(other, 1) == other
+
+
+def test_some_tasks_of_a_folder(manifest):
+  config = dataclasses.replace(CONFIG, exclude=("long",))
+  assert {e.task for e in all_episodes(eval_sets.groups(manifest, config, 0))} == {
+    "short", "choice"
+  }  # fmt: skip
+  with pytest.raises(ValueError, match="no task 'shor'. Did you mean 'short'?"):
+    eval_sets.groups(manifest, dataclasses.replace(CONFIG, include=("shor",)), 0)
+
+
+def test_another_task_needs_two(manifest):
+  config = dataclasses.replace(CONFIG, include=("short",))
+  with pytest.raises(ValueError, match="needs at least two tasks, not \\['short'\\]"):
+    eval_sets.groups(manifest, config, 0, other_support=True)
+
+
+@pytest.mark.parametrize("name", ["num_shots", "num_queries", "batch_size", "max_shapes"])
+def test_a_wrong_value_is_named(name):
+  with pytest.raises(ValueError, match=f"EvalConfig.{name} must be at least 1, not 0"):
+    dataclasses.replace(CONFIG, **{name: 0})
+
+
+def test_no_seed_is_refused():
+  with pytest.raises(ValueError, match="EvalConfig.seeds is empty"):
+    dataclasses.replace(CONFIG, seeds=())
