@@ -88,14 +88,14 @@ def test_check_takes_any_batch_size(rows):
 
 def test_check_names_an_unknown_site_and_the_nearest():
   node = phi_lib.sites(phi_of())[Q]
-  with pytest.raises(ValueError, match="unknown site 'decoder.self.qq'; did you mean 'decoder.self.q'"):
+  with pytest.raises(ValueError, match="site 'decoder.self.qq'; did you mean 'decoder.self.q'"):
     phi_lib.check(replaced(phi_of(), "decoder.self.qq", node), spec())
-  with pytest.raises(ValueError, match=r"unknown site 'zzz'; the model has \['decoder.self.prefix', "):
+  with pytest.raises(ValueError, match=r"unknown site 'zzz'; the model has \['decoder.self.pre"):
     phi_lib.check(replaced(phi_of(), "zzz", node), spec())
 
 
 def test_check_names_a_missing_site():
-  with pytest.raises(ValueError, match=r"lacks the site 'decoder.self.v'; it has \['decoder.self.p"):
+  with pytest.raises(ValueError, match=r"lacks the site 'decoder.self.v'; it has \['decoder"):
     phi_lib.check(without(phi_of(), V), spec())
   with pytest.raises(ValueError, match=r"lacks the site 'decoder.self.prefix'; it has \[\]"):
     phi_lib.check(None, spec())

@@ -69,7 +69,7 @@ def test_the_table_names_axes_of_the_mesh_only():
 
 
 def test_an_unknown_axis_is_named_with_the_known():
-  with pytest.raises(ValueError, match=r"axis 'emebd' of \('vocab', 'emebd'\) has no rule; .*'embed'"):
+  with pytest.raises(ValueError, match=r"'emebd' of \('vocab', 'emebd'\) has no rule; .*'embed'"):
     partition(("vocab", "emebd"))
 
 

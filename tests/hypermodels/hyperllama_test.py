@@ -136,7 +136,7 @@ def test_every_generated_leaf_depends_on_the_support(name):
   """Layer 0 has not looked at the support yet: its gist keys are the embeddings' own."""
   system, before, after = after_one_step(name)
   if name != "full":  # B starts at zero, so A gets its first gradient from the second step
-    moved = [np.abs(a - b).max() > 0 for a, b in zip(*map(jax.tree.leaves, (after, before)))]
+    moved = jax.tree.leaves(jax.tree.map(lambda a, b: np.abs(a - b).max() > 0, after, before))
     assert sum(moved) == 1 + 4 and len(moved) == 1 + 2 * 4
   support, producer, downstream = tiny.support(4, 3), system.producer, system.downstream
   full = name == "full"  # its own copy embeds the support

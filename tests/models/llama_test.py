@@ -72,7 +72,8 @@ def test_a_phi_per_episode_equals_a_loop_over_episodes(x64):
   phi = whole_phi(model, 3, (4, 2, 1), jnp.float64)
   ours = tiny.logits(model, query, phi)
   for b in range(3):
-    assert_same(ours[b], tiny.logits(model, tiny.row(query, b), phi_lib.take(phi, jnp.array([b])))[0])
+    own = phi_lib.take(phi, jnp.asarray([b]))
+    assert_same(ours[b], tiny.logits(model, tiny.row(query, b), own)[0])
 
 
 def test_one_phi_for_all_equals_its_copies(x64):

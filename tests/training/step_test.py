@@ -121,7 +121,6 @@ def test_accumulated_parts_equal_the_whole_batch():
   weights = np.array(batch.weights)
   weights[:2, :, 1:] = 0
   batch = dataclasses.replace(batch, weights=jnp.asarray(weights))
-  parts = parts_of()
   # Gradient descent at rate 1: Adam would hide another scale of the gradient.
   one, two = (Run(accumulate=accumulate) for accumulate in (1, 2))
   first, second = one(batch), two(batch)
