@@ -1,0 +1,165 @@
+"""A run opened by its folder alone, and what the commands share."""
+
+import dataclasses
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from hyperjax import launch, runs
+from hyperjax.core.batch import Support
+from hyperjax.data import vocabularies
+from hyperjax.evaluation import scoring
+from tests import tiny as tiny_lib
+
+tiny = tiny_lib.fixture
+
+
+@pytest.fixture(scope="module")
+def given(tiny):
+  return launch.configured(tiny.run, "hyperjax.train", "train")
+
+
+def test_a_run_has_the_parameters_of_its_newest_checkpoint(tiny, given):
+  run = runs.load(tiny.run)
+  assert run.step == tiny_lib.STEPS and run.folder == tiny.run
+  saved = tiny_lib.saved(tiny.run)
+  name = "['trained']['producer']['gist']"
+  np.testing.assert_array_equal(run.producer.gist[...], saved[name])
+  initial = runs.build_parts(
+    given["hypermodel"], run.downstream, runs.encoder(run.vocabulary), given["run"].seed
+  ).trained
+  assert np.abs(initial["producer"]["gist"] - saved[name]).max() > 1e-3
+  assert run.provenance == {
+    "hypermodel": "HyperLlama", "step": tiny_lib.STEPS, "mixture": "fewshot",
+    "data": given["data"].config.hash(),
+  }  # fmt: skip
+  assert run.config == given["model"].architecture
+  assert run.model_fingerprint == run.model.load()[1]
+  assert run.prompt.name == "qa"
+
+
+def test_a_loaded_model_is_used_and_not_copied(tiny, given):
+  loaded = given["model"].load()
+  run = runs.load(tiny.run, loaded=loaded)
+  assert run.downstream is loaded[0]
+
+
+def test_the_base_model_may_have_moved(tiny, tmp_path):
+  moved = tmp_path / "moved"
+  moved.symlink_to(tiny.model)
+  run = runs.load(tiny.run, source=str(moved))
+  assert run.model.source == str(moved) and run.step == tiny_lib.STEPS
+
+
+def test_reading_a_run_changes_nothing_in_it(tiny):
+  """The run may be going on: what is being written there is not ours to tidy up."""
+  unfinished = tiny.run / "checkpoints" / "99.orbax-checkpoint-tmp"
+  unfinished.mkdir()
+  before = sorted(tiny.run.rglob("*"))
+  try:
+    assert runs.load(tiny.run).step == tiny_lib.STEPS
+    assert sorted(tiny.run.rglob("*")) == before
+  finally:
+    unfinished.rmdir()
+
+
+@pytest.mark.parametrize("contents, message", [
+  ([], "is not the folder of a run: no config.gin in it"),
+  (["config.gin"], "holds no complete checkpoint"),
+])
+def test_a_folder_without_a_whole_run_is_refused(tiny, tmp_path, contents, message):
+  for name in contents:
+    (tmp_path / name).write_bytes((tiny.run / name).read_bytes())
+  with pytest.raises(FileNotFoundError, match=message) as error:
+    runs.load(tmp_path)
+  assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_another_model_is_refused(tiny):
+  with pytest.raises(ValueError, match="was trained on a frozen model with fingerprint"):
+    runs.load(tiny.run, source="random")
+
+
+def test_shapes_without_arrays_are_those_of_the_arrays(tiny, given):
+  abstract = runs.abstract_parts(given["hypermodel"], given["model"])
+  downstream, _ = given["model"].load()
+  vocabulary = vocabularies.load(tiny.model)
+  parts = runs.build_parts(given["hypermodel"], downstream, runs.encoder(vocabulary), 0)
+  for name in ("trained", "frozen"):
+    one, other = getattr(abstract, name), getattr(parts, name)
+    assert jax.tree.structure(one) == jax.tree.structure(other)
+    assert [(x.shape, x.dtype) for x in jax.tree.leaves(one)] == [
+      (x.shape, x.dtype) for x in jax.tree.leaves(other)
+    ]
+    assert all(isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves(one))
+
+
+def test_the_seed_draws_the_initial_values(tiny, given):
+  downstream, _ = given["model"].load()
+  encode = runs.encoder(vocabularies.load(tiny.model))
+  draw = lambda seed: runs.build_parts(given["hypermodel"], downstream, encode, seed).trained
+  gist = lambda seed: np.asarray(draw(seed)["producer"]["gist"])
+  np.testing.assert_array_equal(gist(3), gist(3))
+  assert np.abs(gist(3) - gist(4)).max() > 1e-4
+
+
+def test_a_dtype_is_chosen_for_this_machine(given):
+  model = given["model"]
+  assert model.compute_dtype() == jnp.float32  # the tests run on a CPU
+  assert dataclasses.replace(model, dtype="bfloat16").compute_dtype() == jnp.bfloat16
+  with pytest.raises(ValueError, match="ModelConfig.dtype must be one of .* not 'half'"):
+    dataclasses.replace(model, dtype="half")
+
+
+def test_a_half_precision_model_serves(tiny, given):
+  run = runs.load(tiny.run, loaded=dataclasses.replace(given["model"], dtype="bfloat16").load())
+  assert {x.dtype for x in jax.tree.leaves(run.downstream)} == {jnp.dtype("bfloat16")}
+  ids = run.vocabulary.encode_batch(["Q: word 1\nA: yes\n"])
+  support = Support(np.array(ids, np.int32), np.array([len(ids[0])], np.int32))
+  phi = scoring.produce(run.producer, run.downstream, support)
+  assert all(np.isfinite(np.asarray(x, np.float32)).all() for x in jax.tree.leaves(phi))
+
+
+class _Other(vocabularies.Vocabulary):
+  size, fingerprint = 7, "other"
+
+  def __init__(self):
+    pass
+
+  def encode_batch(self, texts):
+    raise NotImplementedError
+
+  def decode(self, ids):
+    raise NotImplementedError
+
+  def save(self, folder):
+    raise NotImplementedError
+
+
+def test_data_of_another_vocabulary_is_refused(tiny, given):
+  folder = given["data"].data
+  with pytest.raises(ValueError) as error:
+    folder.open(_Other())
+  assert str(error.value).startswith(f"{tiny.data / 'train'} was built with a vocabulary of 49152")
+  assert "has 7 (other)" in str(error.value)
+
+
+def test_a_copied_data_folder_serves_without_its_sources(tiny, given, tmp_path):
+  """Trained on another machine: the stores are there, the files of the tasks are not."""
+  shutil.copytree(tiny.data / "train", tmp_path / "data" / "train")
+  data = given["data"].data
+  [source] = data.config.sources
+  away = dataclasses.replace(source, path=str(tmp_path / "none"))
+  moved = dataclasses.replace(
+    data, folder=str(tmp_path / "data"), config=dataclasses.replace(data.config, sources=[away])
+  )
+  manifest = moved.open(vocabularies.load(tiny.model))
+  assert sorted(manifest.tasks) == sorted(
+    f"fewshot.{name}" for name in tiny_lib.examples() if name not in tiny_lib.HELD_OUT
+  )
+  text = (tmp_path / "data" / "train" / "manifest.json").read_text()
+  assert str(tiny.base) not in text and json.loads(text)["mixture"] == "fewshot"
