@@ -26,7 +26,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 STEPS = 40
 HELD_OUT = ["held_words", "held_choice"]
 
-# A constant learning rate, so that runs of all lengths share their compiled programs.
+# A learning rate that knows no end, so that runs of all lengths share their compiled programs.
 GIN = """
 from __gin__ import dynamic_registration
 from hyperjax.training import optimizers
@@ -50,7 +50,7 @@ LEARNING_RATE = 0.03
 WARMUP_STEPS = 2
 MAX_BUCKETS = 2
 CHECKPOINT_PERIOD = 3
-optimizers.Schedule.decay = 'constant'
+optimizers.Schedule.decay = 'rsqrt'
 """
 
 

@@ -1,0 +1,292 @@
+"""The command on a finished tiny run: its records, its report, stored answers, what it refuses."""
+
+import collections
+import dataclasses
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from hyperjax import evaluate, launch, runs, train
+from hyperjax.data import eval_sets, loader
+from hyperjax.evaluation import report
+from tests import tiny as tiny_lib
+
+tiny = tiny_lib.fixture
+SEEDS = (0, 1)
+CONTROLS = ("other_task_support", "shuffled_outputs")
+
+
+def arguments(out, by_method, *more: str, **macros) -> list[str]:
+  given = {"EVAL_OUTPUT_DIR": out, "RUNS": {k: str(v) for k, v in by_method.items()},
+           "NUM_SHOTS": 3, "NUM_QUERIES": 4, "MAX_QUERIES": 10, "SEEDS": SEEDS, "BATCH_SIZE": 4,
+           "MAX_SHAPES": 1, **macros}  # fmt: skip
+  bindings = [f"--gin.{name}={value}" for name, value in given.items()]
+  return ["--gin_file=runs/evaluate.gin", *bindings, *more]
+
+
+@pytest.fixture(scope="module")
+def finished(tiny, tmp_path_factory):
+  """(folder of a report, {method: records}); the run is compared with itself as a second method."""
+  out = tmp_path_factory.mktemp("evaluation") / "report"
+  assert evaluate.main(arguments(out, {"hyperllama": tiny.run, "again": tiny.run})) == 0
+  return out, report.read_records(out)
+
+
+@pytest.fixture(scope="module")
+def parts(tiny):
+  """(the run, its held-out data folder's manifest)."""
+  run = runs.load(tiny.run)
+  data = launch.configured(tiny.run, "hyperjax.train", "train")["data"].held_out
+  return run, data.open(run.vocabulary)
+
+
+# ---- Records -------------------------------------------------------------------------------------
+
+
+def test_all_methods_answer_the_same_queries(finished):
+  _, records = finished
+  assert list(records) == ["zero_shot", "in_context", "hyperllama", *CONTROLS, "again"]
+  key = lambda r: (r["task"], r["seed"], r["query_id"], r["input"], r["target"])
+  asked = {method: sorted(map(key, found)) for method, found in records.items()}
+  assert all(queries == asked["zero_shot"] for queries in asked.values())
+  counted = collections.Counter((task, seed) for task, seed, *_ in asked["zero_shot"])
+  assert counted == {(f"held_out.{t}", s): 10 for t in tiny_lib.HELD_OUT for s in SEEDS}
+  assert len(set(asked["zero_shot"])) == len(asked["zero_shot"])
+
+
+def test_records_say_what_was_asked_and_answered(finished):
+  _, records = finished
+  rows = {
+    f"held_out.{name}|Q: {row['input']}\nA:": row
+    for name in tiny_lib.HELD_OUT for row in tiny_lib.examples()[name]
+  }  # fmt: skip
+  for found in records.values():
+    for record in found:
+      row = rows[f"{record['task']}|{record['input']}"]
+      assert record["target"] == row["output"]
+      assert record["exact_match"] == int(record["prediction"] == row["output"])
+      assert record["log_likelihood"] < 0 and record["tokens"] >= 2
+      assert ("option_correct" in record) == ("options" in row)
+  # What is compared is not all alike.
+  assert 0 < sum(r["exact_match"] for r in records["hyperllama"]) < len(records["hyperllama"])
+
+
+def test_the_same_run_under_two_names_answers_alike(finished):
+  _, records = finished
+  assert records["hyperllama"] == records["again"]
+
+
+def test_methods_differ_where_they_should(finished):
+  _, records = finished
+  likelihood = {m: [r["log_likelihood"] for r in found] for m, found in records.items()}
+  for method in ("zero_shot", "in_context", *CONTROLS):
+    assert likelihood[method] != likelihood["hyperllama"], method
+  by_seed = collections.defaultdict(list)
+  for record in records["hyperllama"]:
+    by_seed[record["seed"]].append(record["log_likelihood"])
+  assert by_seed[0] != by_seed[1]
+  zero = [r for r in records["zero_shot"] if r["seed"] == 0]
+  again = [{**r, "seed": 0} for r in records["zero_shot"] if r["seed"] == 1]
+  assert zero == again  # it reads no support
+
+
+def test_controls_read_other_supports(parts):
+  run, manifest = parts
+  config = eval_sets.EvalConfig(num_shots=3, num_queries=4, max_queries=10)
+
+  def drawn(**control):
+    groups = eval_sets.groups(manifest, config, 0, **control)
+    return [e for group in groups for e in group.episodes]
+
+  plain, other, shuffled = drawn(), drawn(other_support=True), drawn(shuffle_outputs=True)
+  ids = lambda episodes: [[q.id for q in e.queries] for e in episodes]
+  assert ids(plain) == ids(other) == ids(shuffled)
+  for a, b, c in zip(plain, other, shuffled, strict=True):
+    assert a.task == b.task == c.task
+    text = run.vocabulary.decode(b.support.tolist())
+    theirs = "pick" if a.task.endswith("held_words") else "word"
+    assert theirs in text and theirs not in run.vocabulary.decode(a.support.tolist())
+    assert a.support_ids == c.support_ids
+
+
+def test_teacher_forcing_counts_as_many_matches_as_greedy_decoding(tiny, tmp_path, parts):
+  """The figures that training watches are those of an evaluation of the same episodes."""
+  run, _ = parts
+  given = launch.configured(tiny.run, "hyperjax.train", "train")
+  system = train.step_lib.System(run.producer, run.downstream)
+  split = train.step_lib.split(system)
+  watch = train.Watch.open(given["data"], run.vocabulary, split.graph)
+  watched = watch.measure(split.trained, split.frozen)
+  config = dataclasses.replace(given["data"].evaluation, seeds=(0,))
+  macros = dict(NUM_QUERIES=config.num_queries, MAX_QUERIES=config.max_queries, SEEDS="(0,)",
+                BATCH_SIZE=config.batch_size, MAX_SHAPES=config.max_shapes)  # fmt: skip
+  out = tmp_path / "report"
+  assert evaluate.main(arguments(out, {"hyperllama": tiny.run}, **macros)) == 0
+  records = report.read_records(out)["hyperllama"]
+  mean = lambda name: float(np.mean([r[name] for r in records]))
+  assert watched["held_out/exact_match"] == mean("exact_match") > 0
+  assert watched["held_out/log_likelihood"] == pytest.approx(mean("log_likelihood"), abs=1e-3)
+  written = [json.loads(x) for x in (tiny.run / "metrics.jsonl").read_text().splitlines()]
+  [last] = [line for line in written if "minutes" in line]
+  assert last["held_out/exact_match"] == watched["held_out/exact_match"]
+  assert last["step"] == tiny_lib.STEPS
+
+
+def test_options_are_ranked_as_one_by_one(finished, parts):
+  """Each option of each query alone, in a batch of one episode that fits it."""
+  _, records = finished
+  run, manifest = parts
+  config = eval_sets.EvalConfig(num_shots=3, num_queries=4, max_queries=10)
+  expected = {}
+  groups = eval_sets.groups(manifest, config, 1)
+  episodes = [e for g in groups for e in g.episodes if e.task == "held_out.held_choice"]
+  for episode in episodes[:2]:
+    for query in episode.queries:
+      scores = []
+      for option in query.options:
+        asked = dataclasses.replace(
+          episode, queries=(dataclasses.replace(query, target=option),)
+        )
+        batch, counts = loader.to_batch([asked], loader.fit([asked]))
+        assert counts.targets_cut == 0
+        batch = jax.tree.map(jnp.asarray, batch)
+        phi = run.producer(run.downstream, batch.support)
+        logits = run.downstream(batch.query, phi)[0, 0]
+        chosen = jnp.take_along_axis(logits, batch.targets[0, 0][:, None], -1)[:, 0]
+        normaliser = jnp.log(jnp.exp(logits - logits.max(-1, keepdims=True)).sum(-1))
+        each = chosen - logits.max(-1) - normaliser
+        scores.append(float((each * batch.weights[0, 0]).sum()))
+      best = max(range(len(scores)), key=scores.__getitem__)
+      expected[query.id] = int(query.options[best].tolist() == query.target.tolist())
+  found = {
+    r["query_id"]: r["option_correct"] for r in records["hyperllama"]
+    if r["task"] == "held_out.held_choice" and r["seed"] == 1
+  }  # fmt: skip
+  assert len(expected) == 8
+  assert {name: found[name] for name in expected} == expected
+
+
+# ---- The report ----------------------------------------------------------------------------------
+
+
+def test_results_have_the_promised_form(finished):
+  out, records = finished
+  results = json.loads((out / "results.json").read_text())
+  assert {"methods", "recovery", "tasks", "command", "config", "versions"} <= set(results)
+  assert set(results["methods"]) == set(records)
+  for found in results["methods"].values():
+    for figure in ("exact_match", "log_likelihood"):
+      assert set(found[figure]) == {"mean", "low", "high"}
+      assert found[figure]["low"] <= found[figure]["mean"] <= found[figure]["high"]
+  assert {"mean", "low", "high"} <= set(results["recovery"]["exact_match"])
+  assert sorted(results["tasks"]) == sorted(f"held_out.{name}" for name in tiny_lib.HELD_OUT)
+  for method, found in records.items():
+    for task in results["tasks"]:
+      by_seed = [
+        np.mean([r["exact_match"] for r in found if r["task"] == task and r["seed"] == seed])
+        for seed in SEEDS
+      ]
+      mean = results["tasks"][task][method]["exact_match"]
+      assert math.isclose(mean, np.mean(by_seed), abs_tol=1e-12)
+  assert "hyperjax.evaluate" in results["command"] and "EVAL_OUTPUT_DIR" in results["config"]
+  assert {"jax", "flax", "hyperjax"} <= set(results["versions"])
+
+
+def test_the_report_is_written(finished):
+  out, _ = finished
+  text = (out / "report.md").read_text()
+  assert text.startswith("# Held-out tasks") and "held_choice" in text
+  for image in ("methods.png", "tasks.png", "curve.png"):
+    assert f"]({image})" in text
+    assert (out / image).read_bytes().startswith(b"\x89PNG")
+  assert (out / "config.gin").exists()
+
+
+def test_stored_answers_are_read_back(tiny, finished, monkeypatch):
+  out, _ = finished
+  before = json.loads((out / "results.json").read_text())
+  (out / "results.json").unlink()
+
+  def score(*_):
+    raise AssertionError("scored again")
+
+  monkeypatch.setattr(evaluate.Scorer, "score", score)
+  assert evaluate.main(arguments(out, {"hyperllama": tiny.run, "again": tiny.run})) == 0
+  assert json.loads((out / "results.json").read_text())["methods"] == before["methods"]
+  with pytest.raises(AssertionError, match="scored again"):  # another seed is not among them
+    evaluate.main(arguments(out, {"hyperllama": tiny.run}, SEEDS="(5,)"))
+
+
+def test_answers_that_were_not_finished_are_not_taken(tiny, tmp_path, monkeypatch):
+  """A process that dies while it scores leaves whole files of answers only."""
+  calls = []
+  original = evaluate.Scorer.score
+
+  def score(self, producer, group):
+    calls.append(type(producer).__name__)
+    for number, found in enumerate(original(self, producer, group)):
+      if len(calls) == 3 and number == 1:
+        raise KeyboardInterrupt
+      yield found
+
+  monkeypatch.setattr(evaluate.Scorer, "score", score)
+  given = arguments(tmp_path, {"hyperllama": tiny.run}, SEEDS="(0,)")
+  with pytest.raises(KeyboardInterrupt):
+    evaluate.main(given)
+  assert len(list((tmp_path / "answers").glob("*"))) == 2
+  calls[:] = [None] * 10
+  assert evaluate.main(given) == 0
+  assert calls[10:] == ["HyperLlama"] * 3
+  records = report.read_records(tmp_path)
+  assert len(records["hyperllama"]) == len(records["zero_shot"])
+
+
+def test_a_dry_run_scores_nothing(tiny, tmp_path, capsys):
+  out = tmp_path / "report"
+  assert evaluate.main(arguments(out, {"hyperllama": tiny.run}, "--dry_run")) == 0
+  text = capsys.readouterr().out
+  assert "zero_shot, in_context, hyperllama, 2 controls" in text and "held_out in" in text
+  assert not out.exists()
+
+
+# ---- What is refused -----------------------------------------------------------------------------
+
+
+def test_a_hypermodel_that_is_no_run_is_refused(tiny, tmp_path, capsys):
+  status = evaluate.main(arguments(tmp_path / "out", {"mine": tiny.run}))
+  message = tiny_lib.refused(capsys, status)
+  assert message == (
+    "hypermodel 'hyperllama' is none of the runs ['mine']: name its folder in RUNS, or set "
+    "evaluate.hypermodel"
+  )
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path, capsys):
+  status = evaluate.main(arguments(tmp_path / "out", {"hyperllama": tmp_path / "none"}))
+  message = tiny_lib.refused(capsys, status)
+  assert message == f"{tmp_path / 'none'} is not the folder of a run: no config.gin in it."
+
+
+def test_a_run_without_a_checkpoint_is_refused(tiny, tmp_path, capsys):
+  (tmp_path / "run").mkdir()
+  (tmp_path / "run" / "config.gin").write_bytes((tiny.run / "config.gin").read_bytes())
+  status = evaluate.main(arguments(tmp_path / "out", {"hyperllama": tmp_path / "run"}))
+  message = tiny_lib.refused(capsys, status)
+  assert message == f"{tmp_path / 'run' / 'checkpoints'} holds no complete checkpoint"
+  assert [path.name for path in (tmp_path / "run").iterdir()] == ["config.gin"]
+
+
+@pytest.mark.parametrize("macros, message", [
+  (dict(NUM_QUERIES=0), "EvalConfig.num_queries must be at least 1, not 0"),
+  (dict(SEEDS="()"), "EvalConfig.seeds is empty"),
+  (dict(NUM_SHOTS=40), "has too few examples for num_shots=40"),
+  ({"eval_sets.EvalConfig.include": "['held_out.held_word']"},
+   "Did you mean 'held_out.held_words'?"),
+])
+def test_a_wrong_value_is_named(tiny, tmp_path, capsys, macros, message):
+  status = evaluate.main(arguments(tmp_path, {"hyperllama": tiny.run}, **macros))
+  assert message in tiny_lib.refused(capsys, status)

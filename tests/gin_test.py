@@ -1,0 +1,227 @@
+"""Every gin file that comes with hyperjax, in every combination that the README names."""
+
+import ast
+import inspect
+import itertools
+import re
+import shlex
+
+import pytest
+
+from hyperjax import launch, train
+from hyperjax.launch import command_line
+from tests import tiny as tiny_lib
+
+GIN = tiny_lib.ROOT / "gin"
+FILES = sorted(str(path.relative_to(GIN)) for path in GIN.rglob("*.gin"))
+KINDS = {kind: [f for f in FILES if f.startswith(f"{kind}/")]
+         for kind in ("models", "systems", "data", "runs", "examples")}  # fmt: skip
+# Rounded as their makers publish them.
+FROZEN = {
+  "llama_tiny": 1.6e6, "smollm2_135m": 134.5e6, "smollm2_360m": 361.8e6, "tinyllama_1b": 1.1e9,
+  "llama2_7b": 6.74e9, "llama2_13b": 13.0e9, "llama2_70b": 69.0e9, "llama3_8b": 8.03e9,
+}  # fmt: skip
+NEEDED = {
+  "MODEL_DIR": "no_run", "DATA_DIR": "no_data", "TRAIN_STEPS": "7", "FEWSHOT_DIR": "no_tasks",
+  "EVAL_OUTPUT_DIR": "no_report",
+}  # fmt: skip
+
+
+def stem(file: str) -> str:
+  return file.split("/")[-1].removesuffix(".gin")
+
+
+def uses(files, macro: str) -> bool:
+  """Whether a macro is set or used in files or in what they include."""
+  text = ""
+  waiting = list(files)
+  while waiting:
+    content = (GIN / waiting.pop()).read_text()
+    waiting += re.findall(r"^include '(.+)'", content, re.M)
+    text += content
+  return re.search(rf"\b{macro}\b", text) is not None
+
+
+def arguments(*files: str) -> list[str]:
+  given = [f"--gin.{name}={value}" for name, value in NEEDED.items() if uses(files, name)]
+  return [*(f"--gin_file={file}" for file in files), *given]
+
+
+def counts(out: str) -> tuple[int, int]:
+  found = re.search(r"parameters  trained ([\d,]+); frozen ([\d,]+), stored once", out)
+  return tuple(int(number.replace(",", "")) for number in found.groups())
+
+
+@pytest.fixture(autouse=True)
+def empty(tmp_path, monkeypatch):
+  """An empty working directory, which stays empty."""
+  monkeypatch.chdir(tmp_path)
+  yield
+  assert not any(tmp_path.iterdir())
+
+
+def dry_run(capsys, *files: str, command=train) -> str:
+  status = command.main([*arguments(*files), "--dry_run"])
+  captured = capsys.readouterr()
+  assert status == 0, captured.err
+  return captured.out
+
+
+def test_each_model_has_a_size():
+  assert sorted(FROZEN) == sorted(map(stem, KINDS["models"]))
+
+
+@pytest.mark.parametrize(
+  "model, system", itertools.product(KINDS["models"], KINDS["systems"]), ids=stem
+)
+def test_models_and_systems_and_data_combine(capsys, model, system):
+  """A dry run prints what would be trained; it draws no array (69 G of them need no memory)."""
+  outputs = [
+    dry_run(capsys, model, system, data, "runs/mtf.gin") for data in KINDS["data"]
+  ]
+  for data, out in zip(KINDS["data"], outputs, strict=True):
+    trained, frozen = counts(out)
+    assert frozen == pytest.approx(FROZEN[stem(model)], rel=5e-3)
+    assert trained > frozen if stem(system) == "hyperllama_full" else 0 < trained < frozen / 10
+    assert "7, 4 episodes each: 10 shots, 8 queries" in out and "not built yet" in out
+    assert stem(data) in out and "GiB" in out
+  assert len(set(map(counts, outputs))) == 1
+
+
+def test_gisting_and_hyperllama_train_the_same_kind_and_number(capsys):
+  pairs = [
+    counts(dry_run(capsys, "models/smollm2_135m.gin", f"systems/{name}.gin", "data/lexical.gin",
+                   "runs/mtf.gin"))
+    for name in ("hyperllama", "gisting")
+  ]  # fmt: skip
+  assert pairs[0] == pairs[1]
+
+
+# Fails loudly as soon as it is repaired: then this mark goes.
+UNUSED = pytest.mark.xfail(
+  strict=True, raises=(AssertionError, ValueError),
+  reason="runs/data.gin leaves MODEL, HELD_OUT_MIXTURE and HELD_OUT_SOURCES unused: refused",
+)  # fmt: skip
+
+
+@UNUSED
+@pytest.mark.parametrize("data", KINDS["data"], ids=stem)
+@pytest.mark.parametrize("model", ["models/smollm2_135m.gin", "models/llama2_7b.gin"], ids=stem)
+def test_the_builders_files_combine(capsys, model, data):
+  given = [*arguments(model, data, "runs/data.gin"), "--dry_run"]
+  status = launch.run("hyperjax.data.build", "build", given)
+  captured = capsys.readouterr()
+  assert status == 0, captured.err
+  assert "mixture_or_task_name" in captured.out
+
+
+@UNUSED
+def test_the_builders_configuration_is_the_training_runs(capsys):
+  """`hyperjax data` beforehand builds what train would: else train refuses the folder."""
+  files = ["models/smollm2_135m.gin", "data/lexical.gin"]
+  bindings = ["DATA_DIR='d'"]
+  built = launch.arguments([*files, "runs/data.gin"], "hyperjax.data.build", "build",
+                           bindings=bindings)["config"]  # fmt: skip
+  trained = launch.arguments(
+    [*files, "systems/hyperllama.gin", "runs/mtf.gin"], "hyperjax.train", "train",
+    bindings=[*bindings, "MODEL_DIR='m'", "TRAIN_STEPS=1"],
+  )["data"].data.config  # fmt: skip
+  assert built.hash() == trained.hash()
+  assert built.vocabulary == trained.vocabulary
+
+
+EVALUATIONS = [f for f in FILES if "EVAL_OUTPUT_DIR" in (GIN / f).read_text()]
+TRAININGS = [
+  f for f in KINDS["examples"] if f not in EVALUATIONS and "runs/evaluate" not in
+  (GIN / f).read_text()
+]
+
+
+@pytest.mark.parametrize("example", TRAININGS, ids=stem)
+def test_each_training_example_is_whole(capsys, example):
+  text = dry_run(capsys, example)
+  trained, frozen = counts(text)
+  assert trained < frozen
+
+
+@pytest.mark.parametrize(
+  "file", [f for f in FILES if f in EVALUATIONS or (f in KINDS["examples"] and f not in TRAININGS)],
+  ids=stem,
+)
+def test_each_evaluation_file_is_whole(file):
+  given = launch.arguments(
+    [file], "hyperjax.evaluate", "evaluate",
+    bindings=["EVAL_OUTPUT_DIR='o'", "RUNS={'hyperllama': 'r'}"],
+  )  # fmt: skip
+  assert given["output_dir"] == "o" and given["episodes"].seeds
+
+
+def test_every_file_is_tested_here():
+  assert FILES == sorted(itertools.chain(*KINDS.values()))
+  assert set(KINDS["runs"]) == {"runs/mtf.gin", "runs/data.gin", "runs/evaluate.gin"}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_file_is_found_by_its_name(name):
+  """And by the path that tab completion gives in a checkout."""
+  assert command_line.find(name) == command_line.find(f"gin/{name}") == GIN / name
+  assert name in command_line.library_files()
+
+
+def test_gin_holds_gin_files_only():
+  others = [path for path in GIN.rglob("*") if path.is_file() and path.suffix != ".gin"]
+  assert not others
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_names_no_place_of_one_machine(name):
+  for number, line in enumerate((GIN / name).read_text().splitlines(), 1):
+    code = line.split("#")[0]
+    found = re.search(r"""['"](/|~|[A-Za-z]:\\|\.\./)""", code)
+    assert not found, f"{name}, line {number}: {line}"
+
+
+def test_every_macro_of_a_run_file_that_must_be_set_has_a_meaning():
+  for name in KINDS["runs"]:
+    for line in (GIN / name).read_text().splitlines():
+      if line.endswith("%gin.REQUIRED") or "%gin.REQUIRED " in line:
+        assert re.search(r"%gin.REQUIRED  # \S.{5,}", line), f"{name}: {line}"
+  for name in set(FILES) - set(KINDS["runs"]):
+    text = (GIN / name).read_text()
+    assert "REQUIRED" not in text or name.startswith("examples/"), name
+
+
+def test_the_held_out_tasks_of_the_example_are_those_of_its_description():
+  text = (GIN / "examples/fewshot_tasks.gin").read_text()
+  names = ast.literal_eval(re.search(r"FEWSHOT_HELD_OUT = (\[.+?\])", text, re.S)[1])
+  assert len(names) == len(set(names)) == 10
+
+
+def commands_of(text: str, name: str) -> list[list[str]]:
+  """The arguments of every whole `hyperjax NAME` command in a text."""
+  found = re.findall(rf"(?:bin/)?hyperjax {name} ((?:.*\\\n)*.*)", text)
+  lines = [re.sub(r"\\\n", " ", command) for command in found if "..." not in command]
+  return [shlex.split(line) for line in lines if "--gin_file" in line]
+
+
+README = (tiny_lib.ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+  "command", [*commands_of(README, "train"), *commands_of(inspect.getdoc(train), "train")],
+  ids=lambda command: " ".join(command)[-40:],
+)
+def test_every_training_command_of_the_documents_is_whole(capsys, command):
+  status = train.main([*command, "--dry_run"])
+  captured = capsys.readouterr()
+  assert status == 0, captured.err
+  assert counts(captured.out)
+
+
+def test_the_readme_shows_training_and_evaluation():
+  assert len(commands_of(README, "train")) >= 2
+  for command in commands_of(README, "evaluate"):
+    files = [a.removeprefix("--gin_file=") for a in command if a.startswith("--gin_file=")]
+    bindings = [a.removeprefix("--gin.") for a in command if a.startswith("--gin.")]
+    given = launch.arguments(files, "hyperjax.evaluate", "evaluate", bindings=bindings)
+    assert given["hypermodel"] if "hypermodel" in given else given["runs_by_method"]
