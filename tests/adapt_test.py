@@ -136,7 +136,7 @@ def test_the_support_is_made_of_pieces(base, examples):
   read = rows.read(examples, ["input", "output"])
   episode = adapt.read_support(read, PROMPT, vocabulary)
   assert episode.support.tolist() == support_of(vocabulary, EXAMPLES)
-  assert vocabulary.decode(episode.shots[0]) == "Q: wolf\nA: wolves\n"
+  assert vocabulary.decode(episode.shots[0].tolist()) == "Q: wolf\nA: wolves\n"
 
 
 @pytest.mark.parametrize("lines, message", [

@@ -5,7 +5,6 @@ import pathlib
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 from flax import nnx
 
@@ -155,7 +154,7 @@ def test_sampling_depends_on_the_seed_and_not_on_the_batches(made, capsys):
 
 
 def test_jobs_of_one_shape_share_a_batch():
-  prefix = {"decoder": {"self": {"prefix": phi_lib.whole_prefix(*np.zeros((2, 1, 1, 1, 1, 1)))}}}
+  prefix = {"decoder": {"self": {"prefix": phi_lib.whole_prefix(*jnp.zeros((2, 1, 1, 1, 1, 1)))}}}
 
   def job(index, length, phi=prefix, terminator=(1,)):
     return predict.Job(index, [0] * length, phi, "a", terminator)
@@ -177,8 +176,9 @@ def test_jobs_of_one_shape_share_a_batch():
   ([], []),
 ])
 def test_an_answer_ends_before_terminator_or_eos(ids, expected):
-  class Letters:
+  class Letters(vocabularies.Vocabulary):
     eos_id = 0
+    encode_batch = save = None
 
     def decode(self, ids):
       return " " + ",".join(map(str, ids))

@@ -278,7 +278,7 @@ def _target_sites(raw, model: LlamaConfig, folder: pathlib.Path) -> list[str]:
   return found
 
 
-def _pattern(raw, key: str, name: str, default: float) -> float:
+def _pattern(raw, key: str, name: str, default: int | float) -> int | float:
   return (raw.get(key) or {}).get(name, default)
 
 
@@ -289,7 +289,7 @@ def _positive(raw, key: str, folder: pathlib.Path) -> int:
   return value
 
 
-def _number(raw, key: str, folder: pathlib.Path) -> float:
+def _number(raw, key: str, folder: pathlib.Path) -> int | float:
   value = raw.get(key)
   if isinstance(value, bool) or not isinstance(value, int | float):
     raise ValueError(f"{folder / CONFIG}: {key} must be a number, not {value!r}")
