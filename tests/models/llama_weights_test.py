@@ -339,9 +339,7 @@ PUBLISHED = {
 
 
 def gin_model(name: str) -> tuple[LlamaConfig, str]:
-  # `launch` puts this line before every file; here gin reads the files itself.
-  dynamic = "from __gin__ import dynamic_registration\n"
-  gin.parse_config(dynamic + (MODELS / f"{name}.gin").read_text())
+  gin.parse_config((MODELS / f"{name}.gin").read_text())
   config = gin.query_parameter("MODEL/gin.macro.value").scoped_configurable_fn()
   source = gin.query_parameter("MODEL_SOURCE/gin.macro.value")
   gin.clear_config()
