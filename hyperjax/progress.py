@@ -80,7 +80,8 @@ class Progress:
       )
       self._bar.start()
     else:
-      print(f"training from step {self._done} to {self._total}; the first steps compile", flush=True)
+      steps = f"step {self._done} to {self._total}"
+      print(f"training from {steps}; the first steps compile", flush=True)
     return self
 
   def __exit__(self, *_) -> None:
