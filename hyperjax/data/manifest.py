@@ -226,9 +226,9 @@ def ensure(config: DataConfig, out: str | os.PathLike, *, build: bool = True) ->
   seqio is not installed, and in runs of several processes (`build=False`), nothing is built.
 
   Raises:
-    ValueError: the folder was built from something else, or a source has changed since.
+    ValueError: the folder was built from something else, a source has changed since, or the builder
+      failed.
     FileNotFoundError: the folder is missing and cannot be built here.
-    RuntimeError: the builder failed.
   """
   out = pathlib.Path(out)
   file = out.with_name(f"{out.name}.config.json")  # beside: it names this machine's paths
@@ -250,7 +250,7 @@ def ensure(config: DataConfig, out: str | os.PathLike, *, build: bool = True) ->
     [sys.executable, "-m", "hyperjax.data", *arguments], check=False, env=environment
   )
   if status.returncode:
-    raise RuntimeError(f"Building {out} failed (status {status.returncode}); repeat it: {command}")
+    raise ValueError(f"Building {out} failed (status {status.returncode}); repeat it: {command}")
   return Manifest.load(out)
 
 
