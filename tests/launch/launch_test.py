@@ -472,6 +472,10 @@ class TestRecords:
     assert (files / "report" / "config.gin").exists() and not (files / "out").exists()
 
 
+# The full name: another module of this process may have a train.train as well.
+RATES = "toy_project.train.train.rates"
+
+
 class TestQueries:
   def test_configured_gives_what_the_run_got(self, files, toy):
     start(*settings())
@@ -487,9 +491,9 @@ class TestQueries:
 
   def test_values_of_macros_and_parameters(self, files):
     start(*settings())
-    found = launch.values(["out/config.gin"], ["MODEL", "TRAIN_STEPS", "train.train.rates"])
+    found = launch.values(["out/config.gin"], ["MODEL", "TRAIN_STEPS", RATES])
     assert dataclasses.asdict(found.pop("MODEL")) == {"width": 8, "depth": 2, "name": "small"}
-    assert found == {"TRAIN_STEPS": 5, "train.train.rates": (0.5, 1e-3)}
+    assert found == {"TRAIN_STEPS": 5, RATES: (0.5, 1e-3)}
 
   def test_values_of_an_unknown_macro(self, files):
     start(*settings())
