@@ -82,7 +82,8 @@ def test_every_requirement_is_pinned(declared, python):
 
 @pytest.mark.parametrize("python", PYTHONS)
 def test_every_test_requirement_is_pinned(declared, python):
-  versions = pinned(pins("requirements-test.txt"), python)
+  both = pins("requirements.txt") + pins("requirements-test.txt")
+  versions = pinned(both, python)
   names = {canonicalize_name(Requirement(line).name) for line in declared["extras_require"]["test"]}
   assert names <= set(versions)
 
