@@ -51,6 +51,8 @@ test: lint
 	$(BIN)/python -m pytest
 
 # Every step goes on where it was stopped, so the same command may be given again.
+# Large pages: less of a training step on a CPU goes to page faults (benchmarks/train_step.py).
+quickstart: export GLIBC_TUNABLES = glibc.malloc.hugetlb=1
 quickstart: install
 	$(HYPERJAX) train --gin_file=examples/quickstart.gin
 	$(HYPERJAX) train --gin_file=examples/quickstart_gisting.gin

@@ -14,9 +14,9 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float
 
 EPILOG = f"""\
 The folder holds config.json, model.safetensors and the tokenizer; transformers and PEFT load it,
-and so does every hyperjax command. Adapters name the model that they were made for by the
-fingerprint that this command prints: convert the base model first, then train on the folder, and
-an adapter used with PEFT refers to the very files that it was trained on.
+and so does every hyperjax command. Adapters name the model that they were made for by its
+fingerprint. A float32 copy loses nothing and bears the fingerprint of its source, so adapters for
+the one serve the other; a copy in half the space is a model of its own.
 
 Examples:
   # the model that hyperjax carries, dequantised (540 MB)
@@ -63,6 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
       tokenizer=vocabulary,
       max_positions=llama_weights.context_length(args.source),
     )
+    if args.dtype == "float32":
+      llama_weights.note_origin(args.out, loaded.fingerprint)
   except (OSError, ValueError) as e:
     print(f"hyperjax convert: {e}", file=sys.stderr)
     return 1

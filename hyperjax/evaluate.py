@@ -59,7 +59,7 @@ def evaluate(
   data: runs.DataFolder | None = None,
   dry_run: bool = False,
 ) -> int:
-  """Scores zero-shot, in-context, every run and the two controls; writes a report.
+  """Scores zero-shot, in-context, every run and the controls; writes a report.
 
   Answers are stored per method and seed as they are made: the same command goes on where it was
   stopped.
@@ -80,7 +80,7 @@ def evaluate(
   given = launch.configured(runs_by_method[hypermodel], "hyperjax.train", "train")
   data = data or given["data"].held_out
   if dry_run:
-    print(f"methods    zero_shot, in_context, {', '.join(runs_by_method)}, 2 controls")
+    print(f"methods    zero_shot, in_context, {', '.join(runs_by_method)}, 3 controls")
     print(f"data       {data.config.mixture_or_task_name} in {data.path}")
     print(f"episodes   {episodes}")
     return 0
@@ -92,6 +92,7 @@ def evaluate(
   scorer = Scorer(loaded[0], vocabulary, manifest.prompt, episodes.batch_size)
   folder = pathlib.Path(output_dir)
   (folder / "answers").mkdir(parents=True, exist_ok=True)
+  launch.accept()
   records: dict[str, list[Record]] = {name: [] for name in methods}
   with rich.progress.Progress(
     rich.progress.TextColumn("{task.description:<34}"), rich.progress.BarColumn(),
@@ -121,6 +122,8 @@ def _methods(
   downstream, fingerprint = loaded
   yield "zero_shot", Method(NoPhi(), fingerprint, reads_support=False)
   yield "in_context", Method(InContext(), fingerprint)
+  # How much of a task is in the outputs alone, for the model itself: the control's own measure.
+  yield "in_context_shuffled", Method(InContext(), fingerprint, {"shuffle_outputs": True})
   for name, folder in runs_by_method.items():
     run = runs.load(folder, loaded=loaded)
     config = pathlib.Path(launch.config_of(folder)).read_bytes()
@@ -168,11 +171,11 @@ class Scorer:
 
   def score(self, producer: nnx.Module, group: Group) -> Iterator[list[Record]]:
     """Yields the records of one batch after another."""
-    end = self.prompt.terminator_ids(self.vocabulary)
+    end, longest = self.prompt.terminator_ids(self.vocabulary), group.longest_input
     for batch, _, episodes in eval_sets.batches(group, self.batch_size):
       phi = scoring.produce(producer, self.downstream, batch.support)
       likelihood = np.asarray(scoring.teacher_forced(self.downstream, phi, batch)[0])
-      ids, count = scoring.answers(self.downstream, phi, batch, end)
+      ids, count = scoring.answers(self.downstream, phi, batch, end, longest)
       right = self._ranks_right(phi, episodes, group)
       yield [
         {

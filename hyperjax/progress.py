@@ -55,13 +55,14 @@ class Progress:
   """A progress bar with loss, tokens/s and ETA; plain lines where the output is no terminal.
 
   Attributes:
-    minutes: wall-clock time of training so far in this process, pauses left out.
+    minutes: wall-clock time of training so far, pauses left out; with that of the processes which
+      a resumed run goes on from.
   """
 
-  def __init__(self, total: int, start: int):
+  def __init__(self, total: int, start: int, minutes_before: float = 0.0):
     self._total, self._done, self._tokens = total, start, 0
     self._start_step, self._started, self._excluded = start, time.monotonic(), 0.0
-    self._printed = self._started
+    self._printed, self._minutes_before = self._started, minutes_before
     self._bar: rich.progress.Progress | None = None
 
   def __enter__(self) -> "Progress":
@@ -90,11 +91,15 @@ class Progress:
 
   @property
   def minutes(self) -> float:
+    return self._minutes_before + self._minutes_here
+
+  @property
+  def _minutes_here(self) -> float:
     return (time.monotonic() - self._started - self._excluded) / 60
 
   @property
   def tokens_per_second(self) -> float:
-    return self._tokens / max(60 * self.minutes, 1e-9)
+    return self._tokens / max(60 * self._minutes_here, 1e-9)
 
   def advance(self, tokens: int, loss: float) -> float:
     """Counts one step; returns real tokens per second since the start."""
@@ -106,7 +111,7 @@ class Progress:
     elif time.monotonic() - self._printed >= 15 or self._done == self._total:
       self._printed = time.monotonic()
       done = self._done - self._start_step
-      left = self.minutes / done * (self._total - self._done)
+      left = self._minutes_here / done * (self._total - self._done)
       print(f"step {self._done}/{self._total}  {text}  ETA {left:.1f} min", flush=True)
     return self.tokens_per_second
 

@@ -18,7 +18,8 @@ from flax import nnx
 from hyperjax import launch, runs
 from hyperjax.core import sharding
 from hyperjax.data import eval_sets, loader, vocabularies
-from hyperjax.data.episodes import EpisodeConfig, TrainStream
+from hyperjax.data.caclm import CaclmConfig
+from hyperjax.data.episodes import EpisodeConfig
 from hyperjax.evaluation import scoring
 from hyperjax.progress import Progress, StopSignal, compilations
 from hyperjax.training import step as step_lib
@@ -66,13 +67,13 @@ class TrainData:
 
   Attributes:
     data: the training mixture.
-    episodes: how its episodes are made.
+    episodes: how its episodes are made: few-shot (MTF), or of running text (hyperpretraining).
     held_out: the tasks that are evaluated every `eval_period` steps; None for none.
     evaluation: which of their queries.
   """
 
   data: runs.DataFolder
-  episodes: EpisodeConfig
+  episodes: EpisodeConfig | CaclmConfig
   held_out: runs.DataFolder | None = None
   evaluation: eval_sets.EvalConfig = eval_sets.EvalConfig(num_queries=8, max_queries=16)
 
@@ -114,8 +115,9 @@ def train(
   # The model, the data, the system.
   mesh = sharding.MeshConfig().build()
   vocabulary = vocabularies.load(data.config.vocabulary)
+  vocabularies.check_fits(data.config.vocabulary, vocabulary, model.architecture.vocab_size)
   manifest = data.data.open(vocabulary)
-  stream = TrainStream(manifest, data.episodes, seed=run.seed, batch_size=run.batch_size)
+  stream = data.episodes.stream(manifest, seed=run.seed, batch_size=run.batch_size)
   downstream, fingerprint = model.load()
   parts = runs.build_parts(hypermodel, downstream, runs.encoder(vocabulary), run.seed)
   transform = optimizer.build(run.steps, parts.axes)
@@ -140,8 +142,9 @@ def train(
   del parts, downstream
 
   # The loop. Metrics of a step are read after the next one is dispatched.
+  launch.accept()
   writer = MetricsWriter(model_dir, resume_step=start)
-  signals, bar = StopSignal(), Progress(run.steps, start)
+  signals, bar = StopSignal(), Progress(run.steps, start, writer.last.get("minutes", 0.0))
   seen_shapes: set = set()
   pending, done = None, start
   counts = loader.Counts()
@@ -203,8 +206,9 @@ def _report(step, metrics, info, writer, bar, checkpoints) -> None:
   speed = bar.advance(tokens, values["loss"])
   writer.write(
     step + 1,
-    {**values, "tokens": tokens, "tokens_per_second": speed, "padding": info.counts.padding},
-  )
+    {**values, "tokens": tokens, "tokens_per_second": speed, "padding": info.counts.padding,
+     "minutes": bar.minutes},
+  )  # fmt: skip
 
 
 def _summarise(model_dir, run, start, counts, bar) -> None:
@@ -259,15 +263,13 @@ def describe(model, hypermodel, data: TrainData, run: RunConfig) -> int:
   number = lambda tree: sum(math.prod(x.shape) for x in jax.tree.leaves(tree))
   size = lambda tree: sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))
   trained, frozen = number(parts.trained), number(parts.frozen)
-  episodes = data.episodes
   print(f"model       {model.source}, {model.compute_dtype().name}")
   print(f"hypermodel  {type(hypermodel).__name__.removesuffix('Config')}")
   print(f"parameters  trained {trained:,}; frozen {frozen:,}, stored once")
   fixed = size(parts.frozen) + 4 * size(parts.trained)
   print(f"memory      {fixed / 2**30:.2f} GiB: frozen weights, and 4 x trained (parameters, "
         "gradients, two moments); activations come on top")  # fmt: skip
-  print(f"steps       {run.steps}, {run.batch_size} episodes each: {episodes.num_shots} shots, "
-        f"{episodes.num_queries} queries")  # fmt: skip
+  print(f"steps       {run.steps}, {run.batch_size} episodes each: {data.episodes.summary}")
   for name, folder in (("data", data.data), ("held out", data.held_out)):
     if folder is not None:
       print(f"{name:<11} {_describe_data(folder)}")

@@ -9,44 +9,32 @@ import dataclasses
 import functools
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from hyperjax.data.manifest import digest, file_digest
-from hyperjax.tasks import fewshot
+from hyperjax.tasks import folders
 
 _MAX_CHARACTERS = 2**20
 
 
 @dataclasses.dataclass(frozen=True)
-class Folder:
+class Folder(folders.Folder):
   """A folder of text files.
 
   Attributes:
-    path: the folder.
-    include: file stems to take; all, where empty.
-    exclude: file stems to leave out.
-    name: name of the mixture and first part of the tasks' names.
     separator: the text between two documents of a file, such as "\\n\\n\\n"; None: a file is one.
+    path, include, exclude, name: see `folders.Folder`.
   """
 
-  path: str
-  include: Sequence[str] = ()
-  exclude: Sequence[str] = ()
   name: str = "text"
   separator: str | None = None
 
+  suffixes = (".txt",)
+
   def __post_init__(self):
-    object.__setattr__(self, "include", tuple(self.include))
-    object.__setattr__(self, "exclude", tuple(self.exclude))
+    super().__post_init__()
     if self.separator == "":
       raise ValueError("text.Folder: separator is empty; use None for one document a file.")
-
-  def available(self) -> bool:
-    return pathlib.Path(self.path).is_dir()
-
-  def files(self) -> dict[str, pathlib.Path]:
-    """Returns {task name: file}, in order of name."""
-    return fewshot.choose(self, (".txt",))
 
   def fingerprints(self) -> Mapping[str, str]:
     """Returns {task name: hash of its file}."""

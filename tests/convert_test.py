@@ -41,8 +41,22 @@ def test_the_copy_is_the_source_and_its_fingerprint_is_printed(source, tmp_path,
   for path in ours:
     np.testing.assert_array_equal(ours[path], copied[path], err_msg=path)
   assert vocabularies.load(out).fingerprint == vocabularies.load(source).fingerprint
+  assert other.fingerprint == llama_weights.fingerprint(out) == one.fingerprint
   raw = json.loads((out / "config.json").read_text())
   assert (raw["bos_token_id"], raw["eos_token_id"], raw["max_position_embeddings"]) == (1, 2, 123)
+
+
+def test_a_copy_that_has_changed_is_a_model_of_its_own(source, tmp_path):
+  out = tmp_path / "copy"
+  assert convert.main(["--source", str(source), "--out", str(out)]) == 0
+  file = out / "model.safetensors"
+  contents = bytearray(file.read_bytes())
+  contents[-1] ^= 1
+  file.write_bytes(contents)
+  changed = llama_weights.fingerprint(out)
+  assert changed != llama_weights.fingerprint(source)
+  (out / "hyperjax_origin.json").unlink()
+  assert llama_weights.fingerprint(out) == changed
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
@@ -52,6 +66,7 @@ def test_the_dtype_is_the_files(dtype, source, tmp_path):
   assert json.loads((tmp_path / "m" / "config.json").read_text())["torch_dtype"] == dtype
   tensors = weights.open_tensors(tmp_path / "m")
   assert {str(tensors.tensor(name).dtype) for name in tensors.shapes} == {dtype}
+  assert llama_weights.fingerprint(out) != llama_weights.fingerprint(source)
 
 
 def test_a_folder_with_something_in_it_is_left_alone(source, tmp_path, capsys):

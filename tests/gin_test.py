@@ -9,6 +9,7 @@ import shlex
 import pytest
 
 from hyperjax import launch, train
+from hyperjax.data import __main__ as data_main
 from hyperjax.launch import command_line
 from tests import tiny as tiny_lib
 
@@ -16,6 +17,9 @@ GIN = tiny_lib.ROOT / "gin"
 FILES = sorted(str(path.relative_to(GIN)) for path in GIN.rglob("*.gin"))
 KINDS = {kind: [f for f in FILES if f.startswith(f"{kind}/")]
          for kind in ("models", "systems", "data", "runs", "examples")}  # fmt: skip
+# Which run a data file is for.
+RUN_OF = {data: "runs/hyperpretrain.gin" if data == "data/text.gin" else "runs/mtf.gin"
+          for data in KINDS["data"]}  # fmt: skip
 # Rounded as their makers publish them.
 FROZEN = {
   "llama_tiny": 1.6e6, "smollm2_135m": 134.5e6, "smollm2_360m": 361.8e6, "tinyllama_1b": 1.1e9,
@@ -23,7 +27,7 @@ FROZEN = {
 }  # fmt: skip
 NEEDED = {
   "MODEL_DIR": "no_run", "DATA_DIR": "no_data", "TRAIN_STEPS": "7", "FEWSHOT_DIR": "no_tasks",
-  "EVAL_OUTPUT_DIR": "no_report",
+  "EVAL_OUTPUT_DIR": "no_report", "TEXT_DIR": "no_text",
 }  # fmt: skip
 
 
@@ -36,7 +40,7 @@ def uses(files, macro: str) -> bool:
   text = ""
   waiting = list(files)
   while waiting:
-    content = (GIN / waiting.pop()).read_text()
+    content = re.sub(r"#.*", "", (GIN / waiting.pop()).read_text())
     waiting += re.findall(r"^include '(.+)'", content, re.M)
     text += content
   return re.search(rf"\b{macro}\b", text) is not None
@@ -77,13 +81,14 @@ def test_each_model_has_a_size():
 def test_models_and_systems_and_data_combine(capsys, model, system):
   """A dry run prints what would be trained; it draws no array (69 G of them need no memory)."""
   outputs = [
-    dry_run(capsys, model, system, data, "runs/mtf.gin") for data in KINDS["data"]
+    dry_run(capsys, model, system, data, RUN_OF[data]) for data in KINDS["data"]
   ]
   for data, out in zip(KINDS["data"], outputs, strict=True):
     trained, frozen = counts(out)
     assert frozen == pytest.approx(FROZEN[stem(model)], rel=5e-3)
     assert trained > frozen if stem(system) == "hyperllama_full" else 0 < trained < frozen / 10
-    assert "7, 4 episodes each: 10 shots, 8 queries" in out and "not built yet" in out
+    kind = "CACLM windows of 512 tokens, equal cuts" if "text" in data else "10 shots, 8 queries"
+    assert f"7, 4 episodes each: {kind}\n" in out and "not built yet" in out
     assert stem(data) in out and "GiB" in out
   assert len(set(map(counts, outputs))) == 1
 
@@ -97,37 +102,31 @@ def test_gisting_and_hyperllama_train_the_same_kind_and_number(capsys):
   assert pairs[0] == pairs[1]
 
 
-# Fails loudly as soon as it is repaired: then this mark goes.
-UNUSED = pytest.mark.xfail(
-  strict=True, raises=(AssertionError, ValueError),
-  reason="runs/data.gin leaves MODEL, HELD_OUT_MIXTURE and HELD_OUT_SOURCES unused: refused",
-)  # fmt: skip
-
-
-@UNUSED
 @pytest.mark.parametrize("data", KINDS["data"], ids=stem)
 @pytest.mark.parametrize("model", ["models/smollm2_135m.gin", "models/llama2_7b.gin"], ids=stem)
 def test_the_builders_files_combine(capsys, model, data):
-  given = [*arguments(model, data, "runs/data.gin"), "--dry_run"]
-  status = launch.run("hyperjax.data.build", "build", given)
+  given = [*arguments(model, data, "runs/data.gin"), "--out=nowhere", "--dry_run"]
+  status = data_main.main(given)
   captured = capsys.readouterr()
   assert status == 0, captured.err
   assert "mixture_or_task_name" in captured.out
 
 
-@UNUSED
-def test_the_builders_configuration_is_the_training_runs(capsys):
+def test_the_builders_configuration_is_the_training_runs():
   """`hyperjax data` beforehand builds what train would: else train refuses the folder."""
   files = ["models/smollm2_135m.gin", "data/lexical.gin"]
-  bindings = ["DATA_DIR='d'"]
-  built = launch.arguments([*files, "runs/data.gin"], "hyperjax.data.build", "build",
-                           bindings=bindings)["config"]  # fmt: skip
+  built = launch.arguments(
+    [*files, "runs/data.gin"], "hyperjax.data.build", "build_parts", bindings=[]
+  )["parts"]
   trained = launch.arguments(
     [*files, "systems/hyperllama.gin", "runs/mtf.gin"], "hyperjax.train", "train",
-    bindings=[*bindings, "MODEL_DIR='m'", "TRAIN_STEPS=1"],
-  )["data"].data.config  # fmt: skip
-  assert built.hash() == trained.hash()
-  assert built.vocabulary == trained.vocabulary
+    bindings=["DATA_DIR='d'", "MODEL_DIR='m'", "TRAIN_STEPS=1"],
+  )["data"]  # fmt: skip
+  folders = {folder.name: folder.config for folder in (trained.data, trained.held_out)}
+  assert built.keys() == folders.keys()
+  for name, config in built.items():
+    assert config.hash() == folders[name].hash()
+    assert config.vocabulary == folders[name].vocabulary
 
 
 EVALUATIONS = [f for f in FILES if "EVAL_OUTPUT_DIR" in (GIN / f).read_text()]
@@ -158,7 +157,10 @@ def test_each_evaluation_file_is_whole(file):
 
 def test_every_file_is_tested_here():
   assert FILES == sorted(itertools.chain(*KINDS.values()))
-  assert set(KINDS["runs"]) == {"runs/mtf.gin", "runs/data.gin", "runs/evaluate.gin"}
+  assert set(KINDS["runs"]) == {
+    f"runs/{name}.gin"
+    for name in ("train", "mtf", "hyperpretrain", "data", "stores", "evaluate")
+  }
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -216,6 +218,11 @@ def test_every_training_command_of_the_documents_is_whole(capsys, command):
   captured = capsys.readouterr()
   assert status == 0, captured.err
   assert counts(captured.out)
+
+
+@pytest.mark.parametrize("command", commands_of(README, "data"), ids=lambda c: " ".join(c)[-40:])
+def test_every_builder_command_of_the_readme_is_whole(capsys, command):
+  assert data_main.main([*command, "--dry_run"]) == 0, capsys.readouterr().err
 
 
 def test_the_readme_shows_training_and_evaluation():

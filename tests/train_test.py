@@ -11,7 +11,8 @@ import jax
 import numpy as np
 import pytest
 
-from hyperjax import launch, train
+from hyperjax import launch, runs, train
+from hyperjax.core.batch import Batch, DecoderQuery, Support
 from hyperjax.data.episodes import TrainStream
 from hyperjax.data.manifest import Manifest
 from hyperjax.progress import compilations
@@ -60,6 +61,36 @@ def watched_step(monkeypatch):
 
   monkeypatch.setattr(train.step_lib, "make_train_step", make)
   return hooks
+
+
+# ---- Memory --------------------------------------------------------------------------------------
+
+
+def test_the_quickstarts_training_step_needs_less_than_three_and_a_half_gigabytes():
+  """What XLA reserves for the largest batch, frozen weights and optimizer included; the weights of
+  the model alone are 538 MB, and there is no second copy of them."""
+  given = launch.arguments(["examples/quickstart.gin"], "hyperjax.train", "train")
+  parts = runs.abstract_parts(given["hypermodel"], given["model"])
+  transform = given["optimizer"].build(given["run"].steps, parts.axes)
+  state = jax.eval_shape(transform.init, parts.trained)
+  episodes, rows = given["data"].episodes, given["run"].batch_size
+  support, query, targets = episodes.limit
+  ints = lambda *shape: np.zeros((rows, *shape), np.int32)
+  each = (episodes.num_queries,)
+  batch = Batch(
+    Support(ints(support), ints()),
+    DecoderQuery(ints(*each, query), ints(*each), ints(*each, targets)),
+    ints(*each, targets),
+    np.zeros((rows, *each, targets), np.float32),
+  )
+  train_step = step_lib.make_train_step(parts.graph, transform, given["objective"])
+  program = train_step.lower(parts.trained, state, parts.frozen, batch).compile()
+  memory = program.memory_analysis()
+  frozen = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(parts.frozen))
+  assert frozen == pytest.approx(538e6, rel=0.01)
+  trained = sum(x.size * 4 for x in jax.tree.leaves((parts.trained, state)))
+  assert memory.argument_size_in_bytes < frozen + trained + 10**6
+  assert memory.argument_size_in_bytes + memory.temp_size_in_bytes < 3.0e9
 
 
 # ---- Dry runs ------------------------------------------------------------------------------------
@@ -195,6 +226,52 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(tiny, tmp_path, watched_step,
   tiny_lib.assert_same(folder, tiny.run)
   lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
   assert [line["step"] for line in lines] == list(range(1, tiny_lib.STEPS + 1))
+  minutes = [line["minutes"] for line in lines]
+  assert minutes == sorted(minutes) and minutes[0] > 0, "a resumed run goes on counting"
+
+
+def test_ctrl_c_before_training_is_one_line(tiny, tmp_path, capsys, monkeypatch):
+  def interrupted(*_, **__):
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(train.runs, "build_parts", interrupted)
+  assert tiny.train(tmp_path / "run") == 130
+  assert capsys.readouterr().err == "interrupted; the same command starts again where it can\n"
+  assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("macros", [
+  dict(OPTIMIZER="@optimizers.Adafactor()"), dict(DISTILLATION=0.5),
+], ids=str)  # fmt: skip
+def test_other_optimizers_and_objectives_train(tiny, tmp_path, macros):
+  folder = tmp_path / "run"
+  assert tiny.train(folder, TRAIN_STEPS=24, **macros) == 0
+  lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+  losses = [line["loss"] for line in lines]
+  assert np.mean(losses[-6:]) < np.mean(losses[:6])
+  assert all(("kl" in line) == ("DISTILLATION" in macros) for line in lines)
+
+
+def test_hyperpretraining_then_fine_tuning(tiny, tmp_path):
+  """CACLM on running text; the fine-tuning run starts from its parameters."""
+  texts = tmp_path / "texts"
+  texts.mkdir()
+  for name in ("train", "held"):
+    (texts / f"{name}.txt").write_text(" ".join(f"sentence {i} of {name}." for i in range(200)))
+  folder = tmp_path / "pretrained"
+  arguments = [
+    "--gin_file=models/llama_tiny.gin", "--gin_file=systems/hyperllama.gin",
+    "--gin_file=data/text.gin", "--gin_file=runs/hyperpretrain.gin",
+    *(f"--gin.{name}={value}" for name, value in {
+      "MODEL_SOURCE": tiny.model, "VOCABULARY": tiny.model, "TEXT_DIR": texts,
+      "TEXT_HELD_OUT": "['held']", "DATA_DIR": tmp_path / "data", "MODEL_DIR": folder,
+      "TRAIN_STEPS": 4, "WARMUP_STEPS": 1, "WINDOW": 32, "BATCH_SIZE": 2, "NUM_GIST": 2,
+      "SINK_TEXT": "''", "LORA_RANK": 2,
+    }.items()),
+  ]  # fmt: skip
+  assert train.main(arguments) == 0
+  assert Manifest.load(tmp_path / "data" / "train").tasks == ("text.train",)
+  assert tiny.train(tmp_path / "run", TRAIN_STEPS=3, INITIAL_CHECKPOINT_PATH=folder) == 0
 
 
 def test_a_signal_in_the_last_step_does_not_undo_the_end(tiny, tmp_path, watched_step, capsys):
@@ -337,11 +414,12 @@ def test_a_model_of_another_shape_is_refused(tiny, tmp_path, capsys):
 
 
 def test_a_checkpoint_of_another_rank_is_refused(tiny, capsys):
+  names = ("config.gin", "config-operative.gin", "metrics.jsonl")
+  before = [(tiny.run / name).read_bytes() for name in names]
   message = tiny_lib.refused(capsys, tiny.train(tiny.run, LORA_RANK=4, TRAIN_STEPS=60))
   assert f"the checkpoint {tiny.run / 'checkpoints' / str(tiny_lib.STEPS)} does not fit" in message
   assert "in the file" in message and "in this run" in message
-  # The command wrote its own configuration over the run's: put it back for the other tests.
-  assert tiny.train(tiny.run, EVAL_PERIOD=tiny_lib.STEPS) == 0
+  assert [(tiny.run / name).read_bytes() for name in names] == before
 
 
 @pytest.mark.parametrize("values, message", [

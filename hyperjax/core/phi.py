@@ -203,11 +203,6 @@ def rows(phi: Phi | None) -> int:
   return max((leaf.shape[1] for leaf in jax.tree.leaves(phi)), default=1)
 
 
-def take(phi: Phi | None, index: jax.Array) -> Phi | None:
-  """Selects episodes (or repeats them); leaves of batch 1 stay as they are."""
-  return jax.tree.map(lambda x: x if x.shape[1] == 1 else x[:, index], phi)
-
-
 def stack_rows(phis: Sequence[Phi]) -> Phi:
   """One batch from several phis of the same sites: prefixes padded to the longest, ranks to the
   largest (zeros), so that every row of a batch can carry its own adapter.

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -42,16 +43,28 @@ def rope_frequencies(
   return (1 - smooth) * frequency / scaling.factor + smooth * frequency
 
 
-def rotate(
-  x: Float[Array, "*batch T heads H"],
-  positions: Int[Array, "*#batch T"],
-  frequencies: Sequence[float],
-) -> Float[Array, "*batch T heads H"]:
-  """Rotary position embedding in the half-split layout of Hugging Face's Llama; angles float32."""
-  dtype = jnp.promote_types(x.dtype, jnp.float32)
+# Cosine and sine, each [*batch, T, H/2].
+Rotation = tuple[Float[Array, "..."], Float[Array, "..."]]
+
+
+def rotation(
+  positions: Int[Array, "*batch T"], frequencies: Sequence[float], dtype: Any = jnp.float32
+) -> Rotation:
+  """Cosine and sine of every pair's angle at these positions, at least float32.
+
+  All layers turn by the same angles: computed once, in front of the layers.
+  """
+  dtype = jnp.promote_types(dtype, jnp.float32)
   angle = positions[..., None].astype(dtype) * jnp.asarray(frequencies, dtype)
-  cos, sin = jnp.cos(angle)[..., None, :], jnp.sin(angle)[..., None, :]
-  first, second = jnp.split(x.astype(dtype), 2, -1)
+  return jnp.cos(angle), jnp.sin(angle)
+
+
+def rotate(
+  x: Float[Array, "*batch T heads H"], turn: Rotation
+) -> Float[Array, "*batch T heads H"]:
+  """Rotary position embedding in the half-split layout of Hugging Face's Llama."""
+  cos, sin = (z[..., None, :] for z in turn)
+  first, second = jnp.split(x.astype(cos.dtype), 2, -1)
   return jnp.concatenate(
     [first * cos - second * sin, second * cos + first * sin], -1
   ).astype(x.dtype)

@@ -1,7 +1,8 @@
-"""`hyperjax data`: builds token stores and a manifest from a task or mixture.
+"""`hyperjax data`: builds the token stores of a run's tasks.
 
-    hyperjax data --gin_file=... --out DIR
-    hyperjax data --config_json FILE --out DIR     what train and evaluate start by themselves
+    hyperjax data --gin_file=models/smollm2_135m.gin --gin_file=data/lexical.gin \\
+      --gin_file=runs/data.gin --out data/lexical
+    hyperjax data --config_json FILE --out DIR     one of its folders: what train starts by itself
 """
 
 import argparse
@@ -22,14 +23,19 @@ def main(argv: Sequence[str] | None = None) -> int:
   os.environ.update(NO_ACCELERATOR)
   if not any(argument.split("=")[0] == "--config_json" for argument in argv):
     return launch.run(
-      "hyperjax.data.build", "build", argv, flags={"out": "the data folder to write"}
-    )
+      "hyperjax.data.build", "build_parts", argv,
+      flags={"out": "the folder to write; it is DATA_DIR in training"},
+    )  # fmt: skip
   parser = argparse.ArgumentParser(prog="hyperjax data")
   parser.add_argument("--config_json", type=pathlib.Path, required=True)
   parser.add_argument("--out", type=pathlib.Path, required=True)
   arguments = parser.parse_args(argv)
-  config = DataConfig.from_json(json.loads(arguments.config_json.read_text()))
-  build.build(config, arguments.out)
+  try:
+    config = DataConfig.from_json(json.loads(arguments.config_json.read_text()))
+    build.build(config, arguments.out)
+  except (OSError, ValueError) as error:
+    print(f"error: {error}", file=sys.stderr)
+    return 2
   return 0
 
 

@@ -94,6 +94,25 @@ def build(config: DataConfig, out: str | os.PathLike, *, vocabulary=None) -> Man
   return Manifest.load(out)
 
 
+def build_parts(*, parts: Mapping[str, DataConfig], out: str, model: Any = None) -> None:
+  """Builds the data folders of a run: one in `out` for each part.
+
+  Args:
+    parts: {name: what to build}, such as 'train' and 'held_out'.
+    out: the folder that DATA_DIR names in training.
+    model: a downstream model's configuration, whose embedding table must hold every token id.
+
+  Raises:
+    ValueError: a vocabulary has more tokens than the model has embeddings.
+  """
+  loaded = {config.vocabulary: vocabularies.load(config.vocabulary) for config in parts.values()}
+  for name, vocabulary in loaded.items():
+    if model is not None:
+      vocabularies.check_fits(name, vocabulary, model.vocab_size)
+  for part, config in parts.items():
+    build(config, pathlib.Path(out) / part, vocabulary=loaded[config.vocabulary])
+
+
 def register(config: DataConfig) -> tuple[dict[str, str], dict[str, list[str]]]:
   """Registers the tasks of a configuration's modules and sources.
 

@@ -55,6 +55,15 @@ class CaclmConfig:
     """The fewest tokens of a part."""
     return self.window // (4 if self.cuts == "equal" else 16)
 
+  @property
+  def summary(self) -> str:
+    """What an episode is, in a few words."""
+    return f"CACLM windows of {self.window} tokens, {self.cuts} cuts"
+
+  def stream(self, manifest: Manifest, *, seed: int, batch_size: int) -> "CaclmStream":
+    """The training episodes of a manifest's documents."""
+    return CaclmStream(manifest, self, seed=seed, batch_size=batch_size)
+
 
 class CaclmStream:
   """CACLM episodes (one query each) of a manifest's document stores, by rate.

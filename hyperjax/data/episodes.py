@@ -101,6 +101,17 @@ class EpisodeConfig:
     both = (self.num_shots,) * 2 if isinstance(self.num_shots, int) else tuple(self.num_shots)
     return both[0], both[1]
 
+  @property
+  def summary(self) -> str:
+    """What an episode is, in a few words."""
+    low, high = self.shots
+    shots = f"{low}" if low == high else f"{low} to {high}"
+    return f"{shots} shots, {self.num_queries} queries"
+
+  def stream(self, manifest: Manifest, *, seed: int, batch_size: int) -> "TrainStream":
+    """The training episodes of a manifest's tasks."""
+    return TrainStream(manifest, self, seed=seed, batch_size=batch_size)
+
 
 class TrainStream:
   """Training episodes of a manifest's tasks, by rate.

@@ -52,6 +52,11 @@ class Group:
   shape: BatchShape
   episodes: tuple[Episode, ...]
 
+  @property
+  def longest_input(self) -> int:
+    """Tokens of the longest query's input."""
+    return max(len(query.input) for episode in self.episodes for query in episode.queries)
+
 
 def groups(
   manifest: Manifest,

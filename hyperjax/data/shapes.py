@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-_MULTIPLES = (16, 8, 4)  # of support, query, target lengths
+_MULTIPLES = (16, 4, 4)  # of support, query, target lengths
 _MAX_CUTS = 48  # candidates for the border between two buckets
 
 

@@ -20,7 +20,7 @@ from tokenizers import decoders, models, pre_tokenizers, processors
 
 from hyperjax import sources
 
-__all__ = ["FastVocabulary", "SentencePieceVocabulary", "Vocabulary", "load"]
+__all__ = ["FastVocabulary", "SentencePieceVocabulary", "Vocabulary", "check_fits", "load"]
 
 _TOKENIZER, _SENTENCEPIECE = "tokenizer.json", "tokenizer.model"
 _TOKENIZER_CONFIG = "tokenizer_config.json"
@@ -60,6 +60,19 @@ class Vocabulary(abc.ABC):
       raise ValueError("the tokenizer is set to add a BOS token, but names none")
     settings = json.dumps([self.eos_id, self.bos_id, self.adds_bos]).encode()
     self.fingerprint = hashlib.sha256(serialised + settings).hexdigest()
+
+
+def check_fits(name: str, vocabulary: Vocabulary, embeddings: int) -> None:
+  """Checks that a model of so many embeddings has one for every id of a vocabulary.
+
+  Raises:
+    ValueError: it has not.
+  """
+  if vocabulary.size > embeddings:
+    raise ValueError(
+      f"the vocabulary {name} has {vocabulary.size} tokens, the model only {embeddings} "
+      "embeddings: name the model's own vocabulary (VOCABULARY)"
+    )
 
 
 class FastVocabulary(Vocabulary):

@@ -14,6 +14,7 @@ LABELS = {
   "zero_shot": "zero-shot",
   "other_task_support": "φ of another task",
   "shuffled_outputs": "φ of shuffled outputs",
+  "in_context_shuffled": "in-context, shuffled outputs",
   "gisting": "gisting",
   "hyperllama": "HyperLlama",
   "in_context": "in-context",

@@ -48,7 +48,8 @@ numerator and denominator are of the same resampled tasks. It is undefined where
 the denominator contains 0.
 - All methods answered the same queries with the same supports. **φ of another task** and **φ of \
 shuffled outputs** are controls: the hypermodel read the support of another task, or this task's \
-inputs with each other's outputs.
+inputs with each other's outputs. **in-context, shuffled outputs**: the model itself read the \
+latter, which shows how much of these tasks their inputs and outputs give away without the pairing.
 """
 
 

@@ -41,13 +41,18 @@ def answers(
   phi: Phi | None,
   batch: Batch,
   terminator: tuple[int, ...],
+  longest: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
   """Greedy answers of at most W tokens (the longest target of the batch's shape).
+
+  Args:
+    longest: tokens that the longest input has, so that padding behind it is not computed.
 
   Returns:
     ids [B, M, W] int32, and how many of them are real, terminator included: [B, M].
   """
   tokens, length = prompts(batch.query)
+  tokens = tokens[..., :longest]
   ids, count = generate(
     downstream, phi, tokens, length,
     max_new_tokens=batch.targets.shape[-1], terminator=terminator,

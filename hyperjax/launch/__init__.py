@@ -11,7 +11,7 @@ reads gin files and bindings, and calls the function with the arguments that the
 
 Order: model, system, run, then the command line; what is read later wins. A gin file is looked for
 as given, in --gin_search_paths, among the files that come with hyperjax, and beside the file that
-includes it. `arguments`, `values` and `configured` give another command what a run was configured
+includes it. `arguments` and `configured` give another command what a run was configured
 with, without touching the configuration that the command itself runs under.
 """
 
@@ -32,9 +32,9 @@ from gin import config as gin_config
 
 import hyperjax
 from hyperjax.launch import command_line
-from hyperjax.launch.reader import DYNAMIC, Reader, first_line, import_module, nearest, resolve
+from hyperjax.launch.reader import DYNAMIC, Reader, first_line, import_module, resolve
 
-__all__ = ["arguments", "config_of", "configured", "current", "parse", "run", "values"]
+__all__ = ["accept", "arguments", "config_of", "configured", "current", "parse", "run"]
 
 
 # ---- What a configuration says ------------------------------------------------------------------
@@ -131,32 +131,6 @@ def configured(
   return arguments([config_of(folder)], module, function, bindings=bindings)
 
 
-def values(
-  files: Sequence[str | os.PathLike],
-  names: Sequence[str],
-  *,
-  bindings: Sequence[str] = (),
-  search_paths: Sequence[str] = (),
-) -> dict[str, Any]:
-  """Returns {name: value} of macros and of parameters (module.function.parameter) in gin files.
-
-  References are resolved as in `arguments`. Raises ValueError for a name that is not set.
-  """
-  with _isolated():
-    reader = parse(files, bindings, search_paths=search_paths)
-    reader.check()
-    gin.finalize()
-    return {name: copy.deepcopy(_bound(name, reader)) for name in names}
-
-
-def _bound(name: str, reader: Reader) -> Any:
-  if name in reader.set:
-    return gin.query_parameter(f"{name}/gin.macro.value")
-  if "." in name:
-    return gin.query_parameter(name)
-  raise ValueError(f"macro '{name}' is not set.{nearest(name, list(reader.set))}")
-
-
 def config_of(folder: str | os.PathLike) -> str:
   """Returns the path of a run's config.gin; raises FileNotFoundError if the folder has none."""
   path = epath.Path(folder) / "config.gin"
@@ -193,8 +167,9 @@ def run(
   """Runs a command: reads the command line and gin files, calls the function, returns its status.
 
   Writes config.gin (the whole configuration; naming it as the only --gin_file repeats the run) and
-  config-operative.gin (what was used, with Python's defaults) into the run's folder before the
-  call; the second once more after it.
+  config-operative.gin (what was used, with Python's defaults) into the run's folder once the
+  function accepts its input (see `accept`), at the latest when it returns; the second once more
+  afterwards. A function that refuses its input leaves the folder's files as they are.
 
   Args:
     module: the command's module by its real name, "hyperjax.train".
@@ -205,12 +180,17 @@ def run(
 
   Returns:
     What the function returns if that is a number, else 0; 2 where the input was refused, 1 where
-    the function raised FloatingPointError. Both are one message, not a traceback, unless --debug
-    is given.
+    the function raised FloatingPointError, 130 after Ctrl-C. Each is one message, not a traceback,
+    unless --debug is given.
   """
   argv = list(sys.argv[1:] if argv is None else argv)
   try:
     return _run(module, function, argv, folder, flags or {})
+  except KeyboardInterrupt:
+    if "--debug" in argv:
+      raise
+    print("interrupted; the same command starts again where it can", file=sys.stderr)
+    return 130
   except Exception as error:
     if "--debug" in argv or not command_line.raised_by_us(error, module):
       raise
@@ -245,16 +225,49 @@ def _run(
     print(config, end="")
     return 0
   run_folder = None if options.dry_run or folder not in reader.set else folder_of_run(folder)
-  with _recorded(run_folder, config, target), _running(Run(command, config)):
-    status = target(**given)
+  record = _Record(run_folder, config, target)
+  with _running(Run(command, config, record)):
+    try:
+      status = target(**given)
+    finally:
+      record.finish()
+    record.accept()
   return status if isinstance(status, int) and not isinstance(status, bool) else 0
 
 
+class _Record:
+  """Writes config.gin and config-operative.gin into the folder of a run, if it has one."""
+
+  def __init__(self, folder: str | None, config: str, target: Callable):
+    self._folder, self._config, self._target = folder, config, target
+    self._accepted = False
+
+  def accept(self) -> None:
+    """Writes both files, the first time that it is called."""
+    if self._folder is None or self._accepted:
+      return
+    # The function is called with its arguments already resolved, so gin has no record of it.
+    selector = gin_config._inverse_lookup(self._target).selector
+    bound = gin.get_bindings(self._target, resolve_references=False)
+    defaults = gin_config._get_default_configurable_parameter_values(self._target, None, None)
+    gin_config._OPERATIVE_CONFIG[("", selector)] = defaults | bound
+    write_whole(self._folder, "config.gin", self._config)
+    self._accepted = True
+    self.finish()
+
+  def finish(self) -> None:
+    """Writes what was used in the end."""
+    if self._accepted:
+      text = gin.operative_config_str(max_line_length=100)
+      write_whole(self._folder, "config-operative.gin", text)
+
+
 class Run(NamedTuple):
-  """The command line of a run, and its whole configuration as gin."""
+  """The command line of a run, its whole configuration as gin, and what writes them down."""
 
   command: str
   config: str
+  record: _Record
 
 
 _RUNS: list[Run] = []
@@ -274,6 +287,16 @@ def current() -> Run:
   if not _RUNS:
     raise LookupError("no command was started by launch.run.")
   return _RUNS[-1]
+
+
+def accept() -> None:
+  """Writes the configuration of the run that is going on into its folder.
+
+  A function calls it once it has checked its input and before long work, so that the folder of a
+  run that is killed later holds its configuration. Without a run (called as a library): nothing.
+  """
+  if _RUNS:
+    _RUNS[-1].record.accept()
 
 
 def check_complete(target: Callable, name: str) -> None:
@@ -308,22 +331,3 @@ def header(module: str, command: str) -> str:
     f"#   {command}\n"
     f"# To repeat it: python -m {module} --gin_file=THIS_FILE\n\n"
   )
-
-
-@contextlib.contextmanager
-def _recorded(folder: str | None, config: str, target: Callable) -> Iterator[None]:
-  """Writes config.gin and config-operative.gin around a call, unless there is no folder."""
-  if folder is None:
-    yield
-    return
-  # The function is called with its arguments already resolved, so gin has no record of it.
-  selector = gin_config._inverse_lookup(target).selector
-  bound = gin.get_bindings(target, resolve_references=False)
-  defaults = gin_config._get_default_configurable_parameter_values(target, None, None)
-  gin_config._OPERATIVE_CONFIG[("", selector)] = defaults | bound
-  write_whole(folder, "config.gin", config)
-  write_whole(folder, "config-operative.gin", gin.operative_config_str(max_line_length=100))
-  try:
-    yield
-  finally:
-    write_whole(folder, "config-operative.gin", gin.operative_config_str(max_line_length=100))

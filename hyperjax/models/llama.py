@@ -102,10 +102,14 @@ class Block(nnx.Module):
       tuple(positions.rope_frequencies(c.head_dim, c.rope_theta, c.rope_scaling))
     )
 
+  def turn(self, at: Int[Array, "#B #M T"], dtype: Any) -> positions.Rotation:
+    """The rotation of queries and keys at positions, the same in all layers."""
+    return positions.rotation(at, self.frequencies, dtype)
+
   def __call__(
     self,
     x: Float[Array, "B M T D"],
-    at: Int[Array, "#B #M T"],
+    turn: positions.Rotation,
     mask: masks.Mask,
     phi: Phi | None = None,
     cache: tuple[Array, Array, Array] | None = None,
@@ -114,7 +118,7 @@ class Block(nnx.Module):
 
     Args:
       x: activations.
-      at: positions.
+      turn: the rotation at the tokens' positions, `Block.turn`.
       mask: what each query sees of the sequence (of the cache, where there is one).
       phi: this layer's part of phi.
       cache: keys and values [B, M, C, K, H] and the index at which this call's own are written.
@@ -127,8 +131,7 @@ class Block(nnx.Module):
     q = layers.project(h, self.self.q[...], sub(own, "q"))
     k = layers.project(h, self.self.k[...], sub(own, "k"))
     v = layers.project(h, self.self.v[...], sub(own, "v"))
-    q = positions.rotate(q, at, self.frequencies)
-    k = positions.rotate(k, at, self.frequencies)
+    q, k = positions.rotate(q, turn), positions.rotate(k, turn)
     if cache is not None:
       keys, values, index = cache
       k = jax.lax.dynamic_update_slice_in_dim(keys, k.astype(keys.dtype), index, 2)
@@ -217,10 +220,11 @@ class Llama(nnx.Module):
       Normalised activations, and keys (after RoPE) and values [L, B, M, T or G, K, H].
     """
     graph, blocks = nnx.split(self.decoder)
+    turn = self.decoder.turn(at, x.dtype)
 
     def layer(x, inputs):
       params, phi_l = inputs
-      x, kv = nnx.merge(graph, params)(x, at, mask, phi_l)
+      x, kv = nnx.merge(graph, params)(x, turn, mask, phi_l)
       if collect is not None:
         index = collect[:, None, :, None, None]
         kv = jax.tree.map(lambda z: jnp.take_along_axis(z, index, 2), kv)
@@ -240,10 +244,11 @@ class Llama(nnx.Module):
   ) -> tuple[Float[Array, "B M T D"], KeyValue]:
     """All blocks over new tokens that are written into a cache [L, B, M, C, K, H] at `index`."""
     graph, blocks = nnx.split(self.decoder)
+    turn = self.decoder.turn(at, x.dtype)
 
     def layer(x, inputs):
       params, phi_l, keys, values = inputs
-      return nnx.merge(graph, params)(x, at, mask, phi_l, (keys, values, index))
+      return nnx.merge(graph, params)(x, turn, mask, phi_l, (keys, values, index))
 
     x, cache = jax.lax.scan(layer, x, (blocks, sub(phi, "decoder"), *cache))
     return self.norm(x), cache

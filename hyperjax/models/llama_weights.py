@@ -21,7 +21,8 @@ from hyperjax.models.llama import Llama, LlamaConfig
 from hyperjax.models.weights import EMBEDDED, Entry, Loaded
 
 __all__ = [
-  "EMBEDDED", "RANDOM", "context_length", "fingerprint", "load", "random", "read_config", "save"
+  "EMBEDDED", "RANDOM", "context_length", "fingerprint", "load", "note_origin", "random",
+  "read_config", "save",
 ]
 
 RANDOM = "random"
@@ -282,7 +283,7 @@ def load(
     ignored.add("lm_head.weight")
   weights.check_tensors(tensors, table, abstract, path, ignored)
   params = weights.read(tensors, table, abstract, dtype)
-  return Loaded(found, params, weights.fingerprint(tensors, found), str(source))
+  return Loaded(found, params, weights.identity(path, tensors, found), str(source))
 
 
 def _check_same(asked: LlamaConfig, found: LlamaConfig, path: pathlib.Path) -> None:
@@ -309,9 +310,16 @@ def random(config: LlamaConfig, *, seed: int = 0, dtype: Any = jnp.float32) -> L
 
 def fingerprint(source: str | pathlib.Path) -> str:
   """Names a model by the hash of its config and, per tensor, its name, shape, and first and last
-  64 KiB in the source file: the same for a folder however it is sharded."""
+  64 KiB in the source file: the same for a folder however it is sharded. A folder of which
+  `note_origin` says that it is a copy without loss bears the name of its original."""
   path = weights.resolve(source)
-  return weights.fingerprint(weights.open_tensors(path), _read(path)[0])
+  return weights.identity(path, weights.open_tensors(path), _read(path)[0])
+
+
+def note_origin(folder: str | os.PathLike, original: str) -> None:
+  """Records that a folder's numbers are, without loss, those of the model with a fingerprint."""
+  path = pathlib.Path(folder)
+  weights.note_origin(path, weights.open_tensors(path), _read(path)[0], original)
 
 
 def save(

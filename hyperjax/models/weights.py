@@ -21,8 +21,12 @@ import numpy as np
 from hyperjax import sources
 from hyperjax.sources import EMBEDDED, resolve
 
-__all__ = ["EMBEDDED", "resolve", "Entry", "Loaded", "open_tensors", "read", "write", "fingerprint"]
+__all__ = [
+  "EMBEDDED", "resolve", "Entry", "Loaded", "open_tensors", "read", "write", "fingerprint",
+  "identity", "note_origin",
+]
 
+_ORIGIN = "hyperjax_origin.json"
 _END = 64 * 1024
 _SAFETENSORS = {
   "F64": np.dtype(np.float64),
@@ -293,6 +297,27 @@ def fingerprint(tensors: Tensors, config: Any) -> str:
         f.seek(start)
         digest.update(f.read(min(_END, last - start)))
   return digest.hexdigest()
+
+
+def identity(path: pathlib.Path, tensors: Tensors, config: Any) -> str:
+  """The fingerprint that a model goes by: its own, or that of the original of which `note_origin`
+  says that this folder is a copy without loss, as long as the folder has not changed since."""
+  own = fingerprint(tensors, config)
+  note = path / _ORIGIN
+  if path.is_dir() and note.exists():
+    origin = json.loads(note.read_text())
+    if origin["copy"] == own:
+      return origin["original"]
+  return own
+
+
+def note_origin(path: pathlib.Path, tensors: Tensors, config: Any, original: str) -> None:
+  """Records in a folder the fingerprint of the model that it is a copy of."""
+  temporary = path / f".{_ORIGIN}.partial"
+  temporary.write_text(
+    json.dumps({"original": original, "copy": fingerprint(tensors, config)}, indent=1)
+  )
+  temporary.rename(path / _ORIGIN)
 
 
 def write(

@@ -16,6 +16,9 @@ class MetricsWriter:
 
   A resumed run writes the steps after its checkpoint again. So lines after `resume_step` are
   dropped first, TensorBoard is told to forget them too, and no step stands in the file twice.
+
+  Attributes:
+    last: the newest line that a resumed run goes on from; {} in a new one.
   """
 
   def __init__(self, folder: str | os.PathLike, *, resume_step: int = 0):
@@ -29,8 +32,9 @@ class MetricsWriter:
     self.folder.mkdir(parents=True, exist_ok=True)
     self.path = self.folder / "metrics.jsonl"
     first = resume_step + 1 if resume_step else 0  # a new run may write a step 0
+    self.last: dict = {}
     if self.path.exists():
-      _keep_before(self.path, first)
+      self.last = _keep_before(self.path, first)
     self._lines = open(self.path, "a")  # noqa: SIM115, closed by close()
     # The suffix: two files begun in one second would have one name.
     self._events = SummaryWriter(
@@ -71,10 +75,11 @@ def read(path: str | os.PathLike) -> list[dict[str, int | float | None]]:
   return [json.loads(line) for line in lines[:-1]]
 
 
-def _keep_before(path: pathlib.Path, step: int) -> None:
-  kept = [json.dumps(line) + "\n" for line in read(path) if line["step"] < step]
+def _keep_before(path: pathlib.Path, step: int) -> dict:
+  kept = [line for line in read(path) if line["step"] < step]
   handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
   with os.fdopen(handle, "w") as file:
-    file.writelines(kept)
+    file.writelines(json.dumps(line) + "\n" for line in kept)
   os.chmod(temporary, 0o644)
   os.replace(temporary, path)
+  return kept[-1] if kept else {}

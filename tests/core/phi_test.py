@@ -135,23 +135,6 @@ def test_a_rank_out_of_range_names_the_projection(rank):
   assert phi_lib.low_rank_leaf(3, 32, 16, 16, 8.0).scale == 0.5
 
 
-def test_take_selects_and_repeats_rows():
-  phi = phi_of(3, lengths=(4, 2, 1))
-  index = jnp.asarray([2, 0, 0, 1])
-  taken = phi_lib.take(phi, index)
-  assert phi_lib.rows(phi) == 3 and phi_lib.rows(taken) == 4
-  assert taken["decoder"]["self"]["prefix"].length[0].tolist() == [1, 4, 4, 2]
-  assert_equal(taken, jax.tree.map(lambda x: np.asarray(x)[:, [2, 0, 0, 1]], phi))
-  assert phi_lib.take(None, index) is None and phi_lib.rows(None) == 1
-
-
-def test_take_leaves_what_all_episodes_share():
-  shared, own = phi_of(1, prefix=0), phi_of(3, sites=())
-  taken = phi_lib.take(phi_lib.merge(own, shared), jnp.asarray([1, 1]))
-  assert_equal(without(taken, PREFIX), shared)
-  assert phi_lib.rows(taken) == 2
-
-
 def test_stack_rows_pads_prefixes_and_ranks():
   """Whether padding acts on a model is tested there; here what the arrays are."""
   long, short = phi_of(1, rank=1), phi_of(2, seed=6, prefix=2, rank=3, alpha=1.5, lengths=(2, 1))

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers.models.llama import modeling_llama
 
-from hyperjax.core.positions import Llama3Scaling, rope_frequencies, rotate
+from hyperjax.core.positions import Llama3Scaling, rope_frequencies, rotate, rotation
 
 # An original context of 64 puts frequencies on each side of both thresholds and between them.
 SCALING = Llama3Scaling(8.0, 1.0, 4.0, 64)
@@ -36,7 +36,7 @@ def test_rotation_is_a_complex_product():
   frequencies = rope_frequencies(8, 1e4)
   np.testing.assert_allclose(frequencies, [1, 0.1, 0.01, 0.001])
   with jax.enable_x64(True):
-    ours = rotate(jnp.asarray(x), jnp.asarray(at), tuple(frequencies))
+    ours = rotate(jnp.asarray(x), rotation(jnp.asarray(at), tuple(frequencies), x.dtype))
   assert ours.dtype == np.float64
   np.testing.assert_allclose(ours, turn(x, at, frequencies), atol=1e-12)
 
@@ -64,7 +64,7 @@ def test_rotation_is_transformers(scaling):
   heads_first = torch.tensor(x).transpose(1, 2)
   cos, sin = module(heads_first, torch.tensor(at))
   theirs, _ = modeling_llama.apply_rotary_pos_emb(heads_first, heads_first, cos, sin)
-  ours = rotate(jnp.asarray(x), jnp.asarray(at), tuple(frequencies))
+  ours = rotate(jnp.asarray(x), rotation(jnp.asarray(at), tuple(frequencies), x.dtype))
   np.testing.assert_allclose(ours, theirs.transpose(1, 2).numpy(), atol=2e-5)
 
 
@@ -74,7 +74,7 @@ def test_scores_depend_on_the_distance_alone(i, j, shift):
   frequencies = tuple(rope_frequencies(8, 100.0, SCALING))
   q, k = random(1, 1, 8), random(1, 1, 8, seed=1)
   with jax.enable_x64(True):
-    at = lambda x, p: rotate(jnp.asarray(x), jnp.asarray([p]), frequencies)
+    at = lambda x, p: rotate(jnp.asarray(x), rotation(jnp.asarray([p]), frequencies, x.dtype))
     score = lambda i, j: float((at(q, i) * at(k, j)).sum())
     assert abs(score(i, j) - score(i + shift, j + shift)) < 1e-9
     np.testing.assert_allclose(at(at(k, j), shift), at(k, j + shift), atol=1e-9)
@@ -82,7 +82,7 @@ def test_scores_depend_on_the_distance_alone(i, j, shift):
 
 def test_position_zero_changes_nothing():
   x = random(3, 2, 8).astype(np.float32)
-  ours = rotate(jnp.asarray(x), jnp.zeros(3, jnp.int32), tuple(rope_frequencies(8, 1e4)))
+  ours = rotate(jnp.asarray(x), rotation(jnp.zeros(3, jnp.int32), tuple(rope_frequencies(8, 1e4))))
   np.testing.assert_array_equal(ours, x)
 
 
@@ -90,7 +90,7 @@ def test_angles_are_float32_under_bfloat16_activations():
   """In bfloat16 position 1001 would be 1000."""
   x, at = jnp.asarray(random(1, 1, 8), jnp.bfloat16), jnp.asarray([1001])
   frequencies = tuple(rope_frequencies(8, 1e4))
-  ours = rotate(x, at, frequencies)
+  ours = rotate(x, rotation(at, frequencies))
   assert ours.dtype == jnp.bfloat16
   exact = turn(np.asarray(x, np.float64), np.asarray(at), np.asarray(frequencies))
   np.testing.assert_allclose(np.asarray(ours, np.float64), exact, atol=0.02)

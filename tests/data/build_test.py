@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
+import types
 
 import pytest
 import seqio
@@ -14,6 +15,7 @@ import tensorflow as tf
 
 from hyperjax.data import build as build_lib
 from hyperjax.data import manifest as manifest_lib
+from hyperjax.data.build import build_parts
 from hyperjax.data.caclm import CaclmConfig, CaclmStream
 from hyperjax.data.episodes import EpisodeConfig, TrainStream
 from hyperjax.data.loader import Loader
@@ -165,6 +167,29 @@ def test_ensure_builds_in_a_process_of_its_own(source, tmp_path):
   """
   subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=True)
   assert Manifest.load(tmp_path / "out").prompt.name == "qa"
+
+
+def test_a_failed_build_says_why_and_how_to_repeat_it(source, tmp_path, capfd):
+  (source / "plain.json").write_text('[{"input": "a", "output": " "}]')
+  (tmp_path / "tokenizer").mkdir()
+  _word_tokenizer(tmp_path / "tokenizer")
+  folder = fewshot.Folder(str(source), name="eight")
+  config = DataConfig("eight", str(tmp_path / "tokenizer"), sources=[folder])
+  with pytest.raises(ValueError, match=r"out failed \(status 2\); repeat it: hyperjax data --con"):
+    ensure(config, tmp_path / "out")
+  shown = capfd.readouterr().err
+  assert "plain.json, row 1: the output is empty" in shown and "Traceback" not in shown
+  assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+def test_a_vocabulary_that_the_model_cannot_hold_is_refused(source, tmp_path):
+  (tmp_path / "tokenizer").mkdir()
+  _word_tokenizer(tmp_path / "tokenizer")
+  config = DataConfig("nine", str(tmp_path / "tokenizer"), sources=[])
+  model = types.SimpleNamespace(vocab_size=256)
+  with pytest.raises(ValueError, match="has 257 tokens, the model only 256 embeddings"):
+    build_parts(parts={"train": config}, out=str(tmp_path / "out"), model=model)
+  assert not (tmp_path / "out").exists()
 
 
 def _word_tokenizer(folder):

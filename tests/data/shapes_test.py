@@ -44,7 +44,7 @@ def test_a_plan_holds_all_tasks_and_is_the_cheapest_cut(lengths, buckets):
 
 def test_sizes_are_rounded_up():
   groups = plan({"t": Lengths(33, 9, 5)}, {"t": 1.0}, 2, 3, LIMIT)
-  assert groups == [(BatchShape(48, 2, 16, 8), ("t",))]
+  assert groups == [(BatchShape(48, 2, 12, 8), ("t",))]
 
 
 def test_a_task_goes_to_the_smallest_shape_that_holds_it():

@@ -94,6 +94,11 @@ def test_answers_are_the_likeliest_tokens_up_to_the_terminator(llama, episodes):
       expected = expected[: expected.index(end[0]) + 1]
     assert produced[row, column, : count[row, column]].tolist() == expected
   assert len({int(count[key]) for key in by_hand}) > 1
+  longest = max(len(query.input) for episode in episodes for query in episode.queries)
+  assert longest < SHAPE.query
+  trimmed = scoring.answers(llama, None, batch, end, longest)
+  np.testing.assert_array_equal(trimmed[0], produced)
+  np.testing.assert_array_equal(trimmed[1], count)
 
 
 def test_what_greedy_decoding_emits_is_an_exact_match_and_nothing_else_is(llama, episodes):

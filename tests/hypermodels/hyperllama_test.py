@@ -73,7 +73,8 @@ def test_its_prefix_is_the_gist_positions_of_a_plain_pass(x64, sink):
       lambda x, at: model.hidden(x[None, None], at[None, None], masks.Causal(), update)
     )(x, at)
     back = jnp.full(3, len(sink) - length)
-    key = positions.rotate(key[:, 0, 0, length:], back[None], model.decoder.frequencies)
+    turn = model.decoder.turn(back[None, None], key.dtype)
+    key = positions.rotate(key[:, :, 0, length:], turn)[:, 0]
     np.testing.assert_allclose(ours.key[:, b, len(sink):], key, atol=1e-9)
     np.testing.assert_allclose(ours.value[:, b, len(sink):], value[:, 0, 0, length:], atol=1e-9)
 

@@ -1,6 +1,5 @@
 """Commands started from real gin files in temporary folders; every error message is read."""
 
-import dataclasses
 import importlib
 import os
 import pathlib
@@ -46,8 +45,11 @@ TOY = {
                         dry_run=dry_run))
       if steps == 13:
         raise ValueError("steps: 13 brings bad luck.")
+      launch.accept()
       if steps == 14:
         json.loads("{")
+      if steps == 17:
+        raise KeyboardInterrupt
       if steps == 16:
         raise FloatingPointError("step 16: loss nan.")
       if steps == 15:
@@ -198,7 +200,7 @@ class TestValues:
 
   def test_a_command_can_quote_its_command_line_and_configuration(self, files, toy):
     start("--gin.train.show.steps=2", function="quote")
-    command, config = toy.CALLS[-1]
+    command, config, _ = toy.CALLS[-1]
     assert command == "python -m toy_project.train --gin.train.show.steps=2"
     assert f"#   {command}\n" in config and config.endswith("train.show.steps = 2\n")
     with pytest.raises(LookupError, match="no command was started"):
@@ -442,8 +444,26 @@ class TestRecords:
     start("--gin_file=out/config.gin", "--gin.TRAIN_STEPS=6", "--gin.MODEL_DIR=next")
     assert toy.CALLS[-1]["steps"] == 6 and (files / "next" / "config.gin").exists()
 
-  def test_operative_records_defaults_and_is_there_if_the_function_fails(self, files):
+  def test_a_refused_run_leaves_the_folder_as_it_is(self, files):
     assert start(*settings(steps=13)) == 2
+    assert not (files / "out").exists()
+    start(*settings(steps=4))
+    before = {p.name: p.read_text() for p in (files / "out").iterdir()}
+    assert start(*settings(steps=13)) == 2
+    assert {p.name: p.read_text() for p in (files / "out").iterdir()} == before
+
+  def test_outside_of_a_run_there_is_nothing_to_accept(self, files):
+    launch.accept()
+    assert not (files / "out").exists()
+
+  def test_ctrl_c_is_one_line(self, files, capsys):
+    assert start(*settings(steps=17)) == 130
+    assert capsys.readouterr().err == "interrupted; the same command starts again where it can\n"
+    with pytest.raises(KeyboardInterrupt):
+      start(*settings(steps=17), "--debug")
+
+  def test_operative_records_defaults_and_is_there_if_the_function_fails(self, files):
+    assert start(*settings(steps=16)) == 1
     text = (files / "out" / "config-operative.gin").read_text()
     assert "model.Model.depth = 2" in text and "model.Model.width = %WIDTH" in text
     assert "train.train.out = ''" in text and "train.train.steps = %TRAIN_STEPS" in text
@@ -473,7 +493,6 @@ class TestRecords:
 
 
 # The full name: another module of this process may have a train.train as well.
-RATES = "toy_project.train.train.rates"
 
 
 class TestQueries:
@@ -488,17 +507,6 @@ class TestQueries:
   def test_configured_refuses_other_folders(self, files):
     with pytest.raises(FileNotFoundError, match="out is not the folder of a run: no config.gin"):
       launch.configured("out", "toy_project.train", "train")
-
-  def test_values_of_macros_and_parameters(self, files):
-    start(*settings())
-    found = launch.values(["out/config.gin"], ["MODEL", "TRAIN_STEPS", RATES])
-    assert dataclasses.asdict(found.pop("MODEL")) == {"width": 8, "depth": 2, "name": "small"}
-    assert found == {"TRAIN_STEPS": 5, RATES: (0.5, 1e-3)}
-
-  def test_values_of_an_unknown_macro(self, files):
-    start(*settings())
-    with pytest.raises(ValueError, match="macro 'TRAIN_STEP' is not set. Did you mean 'TRAIN_ST"):
-      launch.values(["out/config.gin"], ["TRAIN_STEP"])
 
   def test_a_class_can_be_asked_for(self, files):
     given = launch.arguments(["model.gin"], "toy_project.model", "Model", bindings=[

@@ -34,7 +34,7 @@ CONFIGS = {
   "epsilon": dict(norm_epsilon=0.1, rope_theta=500.0),
   # An original context of 32 puts frequencies on each side of both thresholds.
   "llama3_scaling": dict(
-    rope_theta=5e5, head_dim=16, num_kv_heads=2, rope_scaling=Llama3Scaling(8.0, 1.0, 4.0, 32)
+    rope_theta=5e5, head_dim=16, num_kv_heads=2, rope_scaling=Llama3Scaling(8.0, 1.0, 4.0, 64)
   ),
 }
 

@@ -46,8 +46,8 @@ def test_data_is_built_from_a_gin_file(folder, tmp_path, monkeypatch):
     manifest.DataConfig.mixture_or_task_name = 'by_gin'
     manifest.DataConfig.vocabulary = 'bytes'
     manifest.DataConfig.sources = [@fewshot.Folder()]
-    build.build.config = @manifest.DataConfig()
+    build.build_parts.parts = {{'mine': @manifest.DataConfig()}}
   """)
   arguments = [f"--gin_file={tmp_path / 'data.gin'}", "--out", str(tmp_path / "out")]
   assert data_main.main(arguments) == 0
-  assert Manifest.load(tmp_path / "out").tasks == ("by_gin.counting", "by_gin.naming")
+  assert Manifest.load(tmp_path / "out" / "mine").tasks == ("by_gin.counting", "by_gin.naming")

@@ -1,0 +1,77 @@
+"""A folder of files, one task a file: what `fewshot` and `text` share."""
+
+import dataclasses
+import pathlib
+import re
+from collections.abc import Sequence
+from typing import ClassVar
+
+from hyperjax.data.manifest import did_you_mean
+
+
+@dataclasses.dataclass(frozen=True)
+class Folder:
+  """Which files of a folder are tasks, and what the tasks are called.
+
+  Attributes:
+    path: the folder.
+    include: file stems to take; all, where empty.
+    exclude: file stems to leave out.
+    name: name of the mixture and first part of the tasks' names.
+    suffixes: what the files' names end in.
+  """
+
+  path: str
+  include: Sequence[str] = ()
+  exclude: Sequence[str] = ()
+  name: str = "folder"
+
+  suffixes: ClassVar[tuple[str, ...]]
+
+  def __post_init__(self):
+    object.__setattr__(self, "include", tuple(self.include))
+    object.__setattr__(self, "exclude", tuple(self.exclude))
+
+  def available(self) -> bool:
+    return pathlib.Path(self.path).is_dir()
+
+  def files(self) -> dict[str, pathlib.Path]:
+    """Returns {task name: file}, in order of name.
+
+    Raises:
+      FileNotFoundError: there is no such folder.
+      ValueError: no files, two files for one task, or a name in include or exclude that is none.
+    """
+    path = pathlib.Path(self.path)
+    if not path.is_dir():
+      raise FileNotFoundError(f"Source '{self.name}': there is no folder {path}.")
+    stems: dict[str, pathlib.Path] = {}
+    for file in sorted(path.iterdir()):
+      if file.suffix in self.suffixes:
+        if file.stem in stems:
+          raise ValueError(f"{stems[file.stem]} and {file}: two files for one task.")
+        stems[file.stem] = file
+    if not stems:
+      raise ValueError(f"{path}: no file ends in {' or '.join(self.suffixes)}.")
+    for field in ("include", "exclude"):
+      for stem in getattr(self, field):
+        if stem not in stems:
+          hint = did_you_mean(stem, stems)
+          raise ValueError(f"{path}: {field} names '{stem}', which is no file there.{hint}")
+    include, exclude = self.include or stems, self.exclude
+    tasks: dict[str, pathlib.Path] = {}
+    for stem, file in stems.items():
+      if stem not in include or stem in exclude:
+        continue
+      task = f"{self.name}.{legal(stem)}"
+      if task in tasks:
+        raise ValueError(f"{tasks[task]} and {file}: both would be task '{task}'.")
+      tasks[task] = file
+    if not tasks:
+      raise ValueError(f"{path}: include and exclude leave no task.")
+    return tasks
+
+
+def legal(stem: str) -> str:
+  """Returns a file's stem as a part of a seqio name: other characters become `_`."""
+  return re.sub(r"[^\w]", "_", stem, flags=re.ASCII)
