@@ -5,11 +5,13 @@ Rows are padded on the right; what is real follows from the lengths, never from 
 """
 
 import dataclasses
+from typing import Any
 
 import jax
-import numpy as np
 
-Arrayish = jax.Array | np.ndarray
+# jax or NumPy arrays, and what stands for them inside of jax's transformations and when a program is
+# compiled ahead of time.
+Arrayish = Any
 
 
 def _pytree(cls):
