@@ -122,8 +122,6 @@ def _methods(
   downstream, fingerprint = loaded
   yield "zero_shot", Method(NoPhi(), fingerprint, reads_support=False)
   yield "in_context", Method(InContext(), fingerprint)
-  # How much of a task is in the outputs alone, for the model itself: the control's own measure.
-  yield "in_context_shuffled", Method(InContext(), fingerprint, {"shuffle_outputs": True})
   for name, folder in runs_by_method.items():
     run = runs.load(folder, loaded=loaded)
     config = pathlib.Path(launch.config_of(folder)).read_bytes()
@@ -132,6 +130,8 @@ def _methods(
     if name == hypermodel:
       yield "other_task_support", Method(run.producer, identity, {"other_support": True})
       yield "shuffled_outputs", Method(run.producer, identity, {"shuffle_outputs": True})
+  # What shuffling does to the model that reads the support itself: the control's own measure.
+  yield "in_context_shuffled", Method(InContext(), fingerprint, {"shuffle_outputs": True})
 
 
 def _answers(

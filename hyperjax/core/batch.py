@@ -9,8 +9,8 @@ from typing import Any
 
 import jax
 
-# jax or NumPy arrays, and what stands for them inside of jax's transformations and when a program is
-# compiled ahead of time.
+# jax or NumPy arrays, and what stands for them inside of jax's transformations and in programs that
+# are compiled ahead of time.
 Arrayish = Any
 
 
