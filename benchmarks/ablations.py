@@ -4,7 +4,8 @@ one report of all of them on the held-out tasks, with curves over training.
     python benchmarks/ablations.py --fewshot_dir fewshot_tasks --out runs/ablations
 
 Resumable: runs and answers that are finished are kept, an interrupted run goes on. On 2 cores a run
-of `base` takes a quarter of an hour, `longer` four times that, all others about as long as `base`.
+of `base` takes a quarter of an hour, `longer` four times that; `distillation` half as long again:
+its teacher reads every support once more. The report's time grows with --max_queries and the runs.
 """
 
 import argparse
@@ -63,7 +64,8 @@ def main() -> int:
         macros["TRAIN_STEPS"] = args.steps
       command("hyperjax.train", [EXAMPLE], macros | VARIANTS[variant])
   command("hyperjax.evaluate", ["runs/evaluate.gin"], {
-    "EVAL_OUTPUT_DIR": args.out / "report", "RUNS": runs, "MAX_QUERIES": args.max_queries,
+    "EVAL_OUTPUT_DIR": args.out / "report", "RUNS": runs, "SEEDS": "(0,)",
+    "MAX_QUERIES": args.max_queries,
     "evaluate.evaluate.hypermodel": f"{args.variants[0]}_{args.seeds[0]}",
   })  # fmt: skip
   return 0

@@ -36,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def make_batch(rows: int, shape: tuple[int, int, int, int], vocabulary: int) -> Batch:
-  """A full batch of random tokens: no slot is padding."""
+  """A full batch of random tokens: no place is padding."""
   support, queries, query, targets = shape
   draw = np.random.default_rng(0)
   ids = lambda *size: draw.integers(0, vocabulary, (rows, *size)).astype(np.int32)
@@ -74,34 +74,37 @@ def main() -> int:
   downstream, _ = model.load()
   parts = runs.build_parts(given["hypermodel"], downstream, lambda text: [0], 0)
   transform = given["optimizer"].build(given["run"].steps, parts.axes)
-  state = step_lib.init_optimizer(transform, parts.trained, sharding.MeshConfig().build())
+  mesh = sharding.MeshConfig().build()
+  trained = sharding.place(parts.trained, parts.axes, mesh)
+  frozen = sharding.place(parts.frozen, parts.frozen_axes, mesh)
+  state = step_lib.init_optimizer(transform, trained, mesh)
   train_step = step_lib.make_train_step(
     parts.graph, transform, given["objective"], given["run"].accumulate
   )
   shape = tuple(map(int, args.shape.split(",")))
   architecture = model.architecture
-  batch = jax.device_put(make_batch(rows, shape, architecture.vocab_size))
-  trained, times = parts.trained, []
+  batch = sharding.place_batch(make_batch(rows, shape, architecture.vocab_size), mesh)
+  times = []
   for _ in range(args.steps + 1):
     start = time.perf_counter()
-    trained, state, metrics = train_step(trained, state, parts.frozen, batch)
+    trained, state, metrics = train_step(trained, state, frozen, batch)
     jax.block_until_ready(metrics)
     times.append(time.perf_counter() - start)
 
   c = architecture
-  slots = rows * (shape[0] + shape[1] * shape[2])
+  places = rows * (shape[0] + shape[1] * shape[2])
   embeddings = c.vocab_size * c.d_model * (1 if c.tie_embeddings else 2)
-  blocks = sum(math.prod(x.shape) for x in jax.tree.leaves(parts.frozen)) - embeddings
+  blocks = sum(math.prod(x.shape) for x in jax.tree.leaves(frozen)) - embeddings
   # Forward and the activations' gradients; the weights are frozen, so they have none.
-  flops = 4 * (slots * blocks + rows * shape[1] * shape[3] * c.vocab_size * c.d_model)
-  x = jnp.ones((slots // 2, c.d_model), model.compute_dtype())
+  flops = 4 * (places * blocks + rows * shape[1] * shape[3] * c.vocab_size * c.d_model)
+  x = jnp.ones((places // 2, c.d_model), model.compute_dtype())
   w = jnp.ones((c.d_model, c.d_mlp), model.compute_dtype())
   product = 2 * x.shape[0] * c.d_model * c.d_mlp / best(jax.jit(jnp.matmul), x, w, repeats=20)
   step = min(times[1:])
   print(json.dumps({
     "device": jax.devices()[0].device_kind, "shape": shape, "rows": rows,
     "first_step_seconds": round(times[0], 2), "step_seconds": round(step, 3),
-    "slots_per_second": round(slots / step), "step_gflops": round(flops / step / 1e9, 1),
+    "places_per_second": round(places / step), "step_gflops": round(flops / step / 1e9, 1),
     "matmul_gflops": round(product / 1e9, 1), "share": round(flops / step / product, 3),
   }))  # fmt: skip
   return 0

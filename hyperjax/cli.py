@@ -9,8 +9,8 @@ from hyperjax import __version__
 
 # {command: (module, what it does)}. Modules are named, not imported: the help needs no jax.
 COMMANDS = {
-  "data": ("hyperjax.data.__main__", "build token stores and a manifest from tasks or a mixture"),
-  "train": ("hyperjax.train", "train a hypermodel (or gisting) on few-shot episodes"),
+  "data": ("hyperjax.data.__main__", "build the token stores of a run's tasks"),
+  "train": ("hyperjax.train", "train a hypermodel (or gisting) on episodes or text"),
   "evaluate": ("hyperjax.evaluate", "compare methods on held-out tasks; write a report"),
   "adapt": ("hyperjax.adapt", "turn a few examples into an adapter, in one forward pass"),
   "predict": ("hyperjax.predict", "answer inputs with the base model and an adapter"),

@@ -31,6 +31,9 @@ from hyperjax.models.llama import Llama
 
 Record = dict[str, Any]
 
+# Part of what stored answers are named by: raise it where scoring or decoding changes.
+_SCORING = 1
+
 
 @dataclasses.dataclass(frozen=True)
 class Method:
@@ -88,7 +91,8 @@ def evaluate(
   vocabulary = vocabularies.load(data.config.vocabulary)
   manifest = data.open(vocabulary)
   loaded = given["model"].load()
-  methods = dict(_methods(runs_by_method, hypermodel, loaded))
+  dtype = given["model"].compute_dtype().name
+  methods = dict(_methods(runs_by_method, hypermodel, loaded, dtype))
   scorer = Scorer(loaded[0], vocabulary, manifest.prompt, episodes.batch_size)
   folder = pathlib.Path(output_dir)
   (folder / "answers").mkdir(parents=True, exist_ok=True)
@@ -117,21 +121,20 @@ def evaluate(
 
 
 def _methods(
-  runs_by_method: Mapping[str, str], hypermodel: str, loaded: tuple[Llama, str]
+  runs_by_method: Mapping[str, str], hypermodel: str, loaded: tuple[Llama, str], dtype: str
 ) -> Iterator[tuple[str, Method]]:
-  downstream, fingerprint = loaded
-  yield "zero_shot", Method(NoPhi(), fingerprint, reads_support=False)
-  yield "in_context", Method(InContext(), fingerprint)
+  base = f"{_SCORING} {loaded[1]} {dtype}"
+  yield "zero_shot", Method(NoPhi(), base, reads_support=False)
+  yield "in_context", Method(InContext(), base)
   for name, folder in runs_by_method.items():
     run = runs.load(folder, loaded=loaded)
-    config = pathlib.Path(launch.config_of(folder)).read_bytes()
-    identity = f"{fingerprint} {run.step} {hashlib.sha256(config).hexdigest()}"
+    identity = f"{base} {run.trained_hash}"
     yield name, Method(run.producer, identity)
     if name == hypermodel:
       yield "other_task_support", Method(run.producer, identity, {"other_support": True})
       yield "shuffled_outputs", Method(run.producer, identity, {"shuffle_outputs": True})
   # What shuffling does to the model that reads the support itself: the control's own measure.
-  yield "in_context_shuffled", Method(InContext(), fingerprint, {"shuffle_outputs": True})
+  yield "in_context_shuffled", Method(InContext(), base, {"shuffle_outputs": True})
 
 
 def _answers(
@@ -139,7 +142,7 @@ def _answers(
 ) -> list[Record]:
   """The records of a method under one seed, read back where they were made before."""
   about = json.dumps(
-    [method.identity, manifest.values["config_hash"], scorer.vocabulary.fingerprint, seed,
+    [method.identity, manifest.values["tasks"], scorer.vocabulary.fingerprint, seed,
      dict(method.control), dataclasses.asdict(dataclasses.replace(episodes, seeds=(seed,)))]
   )  # fmt: skip
   key = hashlib.sha256(about.encode()).hexdigest()[:16]

@@ -2,6 +2,7 @@
 folder."""
 
 import dataclasses
+import hashlib
 import os
 import pathlib
 from collections.abc import Mapping
@@ -9,6 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from hyperjax import launch
@@ -111,6 +113,7 @@ class Run:
     step: of that checkpoint.
     vocabulary, prompt: how text becomes tokens.
     model_fingerprint: of the frozen weights.
+    trained_hash: of the checkpoint's parameters.
     provenance: for adapters: run, step, hypermodel, data hash.
   """
 
@@ -122,6 +125,7 @@ class Run:
   vocabulary: Vocabulary
   prompt: PromptFormat
   model_fingerprint: str
+  trained_hash: str
   provenance: Mapping[str, Any]
 
   @property
@@ -168,8 +172,16 @@ def load(
   }  # fmt: skip
   return Run(
     folder, model, downstream, producer, restored.step, vocabulary, data.config.prompt,
-    fingerprint, provenance,
+    fingerprint, _hash(restored.trained), provenance,
   )  # fmt: skip
+
+
+def _hash(tree: Any) -> str:
+  digest = hashlib.sha256()
+  for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+    digest.update(f"{jax.tree_util.keystr(path)} {leaf.dtype}{leaf.shape}".encode())
+    digest.update(np.asarray(leaf).tobytes())
+  return digest.hexdigest()
 
 
 @dataclasses.dataclass(frozen=True)

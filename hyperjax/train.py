@@ -109,13 +109,20 @@ def train(
   Returns:
     0 when all steps are done, 128 + signal number after a signal (state saved, resumable).
   """
+  if run.eval_period and isinstance(data.episodes, CaclmConfig):
+    raise ValueError(
+      f"EVAL_PERIOD is {run.eval_period}, but running text has no few-shot queries to evaluate: "
+      "set it to 0"
+    )
   if dry_run:
     return describe(model, hypermodel, data, run)
 
   # The model, the data, the system.
   mesh = sharding.MeshConfig().build()
   vocabulary = vocabularies.load(data.config.vocabulary)
-  vocabularies.check_fits(data.config.vocabulary, vocabulary, model.architecture.vocab_size)
+  vocabularies.check_fits(
+    data.config.vocabulary, vocabulary, model.architecture.vocab_size, model.source
+  )
   manifest = data.data.open(vocabulary)
   stream = data.episodes.stream(manifest, seed=run.seed, batch_size=run.batch_size)
   downstream, fingerprint = model.load()
@@ -134,6 +141,11 @@ def train(
   if checkpoints.latest() is not None:
     restored = checkpoints.restore(trained, state)
     trained, state, start = restored.trained, restored.state, restored.step
+    if start > run.steps:
+      raise ValueError(
+        f"{model_dir} holds a checkpoint of step {start}, beyond TRAIN_STEPS {run.steps}: name "
+        "another MODEL_DIR"
+      )
     print(f"resuming {model_dir} at step {start} of {run.steps}", flush=True)
   elif run.initial_checkpoint:
     other = Checkpoints(run.initial_checkpoint, fingerprint, read_only=True)
@@ -150,7 +162,9 @@ def train(
   counts = loader.Counts()
   with loader.Loader(stream, start_step=start, stop_step=run.steps) as batches, signals, bar:
     if watch and start == 0:
-      writer.write(0, watch.measure(trained, frozen))
+      with bar.paused():
+        found = watch.measure(trained, frozen)
+      writer.write(0, found)
     for step, host_batch, info in batches:
       shape = stream.bucket(step)
       before = compilations()
@@ -214,8 +228,9 @@ def _report(step, metrics, info, writer, bar, checkpoints) -> None:
 def _summarise(model_dir, run, start, counts, bar) -> None:
   if counts.slots:
     print(
-      f"{model_dir}: steps {start}-{run.steps} in {bar.minutes:.1f} minutes, "
-      f"{bar.tokens_per_second:.0f} tokens/s, padding {counts.padding:.0%} of the slots; cut: "
+      f"{model_dir}: {run.steps} of {run.steps} steps done, {bar.minutes:.1f} minutes of training "
+      f"in all; since step {start} {bar.tokens_per_second:.0f} tokens/s, padding "
+      f"{counts.padding:.0%} of the places; cut: "
       f"{counts.shots_dropped} support examples, {counts.inputs_cut} inputs, "
       f"{counts.targets_cut} targets",
       flush=True,

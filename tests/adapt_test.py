@@ -47,7 +47,7 @@ def run_of(base, monkeypatch, tmp_path):
   def install(config=HYPER):
     producer = NoPhi() if config is None else config.build(downstream, encode, nnx.Rngs(3))
     run = runs.Run(
-      tmp_path / "run", model, downstream, producer, 7, vocabulary, PROMPT, fingerprint,
+      tmp_path / "run", model, downstream, producer, 7, vocabulary, PROMPT, fingerprint, "",
       {"hypermodel": type(config).__name__, "step": 7, "data": "abc"},
     )  # fmt: skip
     monkeypatch.setattr(runs, "load", lambda folder, source=None: run)

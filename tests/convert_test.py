@@ -46,6 +46,20 @@ def test_the_copy_is_the_source_and_its_fingerprint_is_printed(source, tmp_path,
   assert (raw["bos_token_id"], raw["eos_token_id"], raw["max_position_embeddings"]) == (1, 2, 123)
 
 
+def test_a_copy_without_loss_goes_by_its_originals_fingerprint(source, tmp_path, capsys):
+  half, whole = tmp_path / "half", tmp_path / "whole"
+  convert.main(["--source", str(source), "--out", str(half), "--dtype", "bfloat16"])
+  assert convert.main(["--source", str(half), "--out", str(whole)]) == 0
+  assert llama_weights.fingerprint(whole) == llama_weights.load(whole).fingerprint
+  assert llama_weights.fingerprint(whole) == llama_weights.fingerprint(half)
+  note = whole / "hyperjax_origin.json"
+  note.write_text("{}")
+  with pytest.raises(ValueError, match="hyperjax_origin.json is damaged: delete it"):
+    llama_weights.fingerprint(whole)
+  note.unlink()
+  assert llama_weights.fingerprint(whole) != llama_weights.fingerprint(half)
+
+
 def test_a_copy_that_has_changed_is_a_model_of_its_own(source, tmp_path):
   out = tmp_path / "copy"
   assert convert.main(["--source", str(source), "--out", str(out)]) == 0

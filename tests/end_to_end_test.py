@@ -34,7 +34,7 @@ def wait_for(condition, process, *, pause: float = 0.002):
 
 def log_of(folder) -> list[dict]:
   """A run's training steps, without what the clock decides."""
-  clock = ("time", "tokens_per_second")
+  clock = ("time", "tokens_per_second", "minutes")
   return [{k: v for k, v in line.items() if k not in clock} for line in steps_of(folder)]
 
 

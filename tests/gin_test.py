@@ -103,7 +103,7 @@ def test_gisting_and_hyperllama_train_the_same_kind_and_number(capsys):
 
 
 @pytest.mark.parametrize("data", KINDS["data"], ids=stem)
-@pytest.mark.parametrize("model", ["models/smollm2_135m.gin", "models/llama2_7b.gin"], ids=stem)
+@pytest.mark.parametrize("model", KINDS["models"], ids=stem)
 def test_the_builders_files_combine(capsys, model, data):
   given = [*arguments(model, data, "runs/data.gin"), "--out=nowhere", "--dry_run"]
   status = data_main.main(given)

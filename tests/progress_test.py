@@ -74,6 +74,14 @@ def test_time_that_is_paused_does_not_count(clock):
   assert bar.advance(240, 1.5) == 2 == bar.tokens_per_second
 
 
+def test_a_resumed_run_counts_on_but_is_as_fast_as_it_is(clock, monkeypatch):
+  monkeypatch.setattr(progress.sys.stdout, "isatty", lambda: False)
+  with progress.Progress(10, 4, minutes_before=7.0) as bar:
+    clock.now += 120
+    assert bar.advance(240, 1.0) == 2.0
+    assert bar.minutes == 9.0
+
+
 def test_without_a_terminal_lines_are_printed_now_and_then(clock, capsys):
   with progress.Progress(20, 10) as bar:
     for step in range(10):

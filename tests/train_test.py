@@ -66,7 +66,7 @@ def watched_step(monkeypatch):
 # ---- Memory --------------------------------------------------------------------------------------
 
 
-def test_the_quickstarts_training_step_needs_less_than_three_and_a_half_gigabytes():
+def test_the_quickstarts_training_step_needs_less_than_three_gigabytes():
   """What XLA reserves for the largest batch, frozen weights and optimizer included; the weights of
   the model alone are 538 MB, and there is no second copy of them."""
   given = launch.arguments(["examples/quickstart.gin"], "hyperjax.train", "train")
@@ -240,6 +240,11 @@ def test_ctrl_c_before_training_is_one_line(tiny, tmp_path, capsys, monkeypatch)
   assert not (tmp_path / "run").exists()
 
 
+def test_fewer_steps_than_were_done_are_refused(tiny, capsys):
+  message = tiny_lib.refused(capsys, tiny.train(tiny.run, TRAIN_STEPS=tiny_lib.STEPS - 1))
+  assert f"holds a checkpoint of step {tiny_lib.STEPS}, beyond TRAIN_STEPS" in message
+
+
 @pytest.mark.parametrize("macros", [
   dict(OPTIMIZER="@optimizers.Adafactor()"), dict(DISTILLATION=0.5),
 ], ids=str)  # fmt: skip
@@ -252,7 +257,7 @@ def test_other_optimizers_and_objectives_train(tiny, tmp_path, macros):
   assert all(("kl" in line) == ("DISTILLATION" in macros) for line in lines)
 
 
-def test_hyperpretraining_then_fine_tuning(tiny, tmp_path):
+def test_hyperpretraining_then_fine_tuning(tiny, tmp_path, capsys):
   """CACLM on running text; the fine-tuning run starts from its parameters."""
   texts = tmp_path / "texts"
   texts.mkdir()
@@ -269,6 +274,8 @@ def test_hyperpretraining_then_fine_tuning(tiny, tmp_path):
       "SINK_TEXT": "''", "LORA_RANK": 2,
     }.items()),
   ]  # fmt: skip
+  assert train.main([*arguments, "--gin.EVAL_PERIOD=2"]) == 2
+  assert "running text has no few-shot queries to evaluate" in capsys.readouterr().err
   assert train.main(arguments) == 0
   assert Manifest.load(tmp_path / "data" / "train").tasks == ("text.train",)
   assert tiny.train(tmp_path / "run", TRAIN_STEPS=3, INITIAL_CHECKPOINT_PATH=folder) == 0
@@ -277,7 +284,7 @@ def test_hyperpretraining_then_fine_tuning(tiny, tmp_path):
 def test_a_signal_in_the_last_step_does_not_undo_the_end(tiny, tmp_path, watched_step, capsys):
   watched_step.append(lambda number, *_: stop() if number == 2 else None)
   assert tiny.train(tmp_path / "run", TRAIN_STEPS=3) == 0
-  assert "steps 0-3 in" in capsys.readouterr().out
+  assert "3 of 3 steps done" in capsys.readouterr().out
 
 
 def test_a_loss_that_is_not_a_number_stops_the_run(tiny, tmp_path, capsys, watched_step):

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from hyperjax import launch
 from hyperjax.data import build
 from hyperjax.data.manifest import NO_ACCELERATOR, DataConfig
+from hyperjax.launch import command_line
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,7 +34,11 @@ def main(argv: Sequence[str] | None = None) -> int:
   try:
     config = DataConfig.from_json(json.loads(arguments.config_json.read_text()))
     build.build(config, arguments.out)
-  except (OSError, ValueError) as error:
+  except KeyboardInterrupt:
+    return 130
+  except Exception as error:
+    if not command_line.raised_by_us(error, "hyperjax.data"):
+      raise
     print(f"error: {error}", file=sys.stderr)
     return 2
   return 0

@@ -94,13 +94,16 @@ def build(config: DataConfig, out: str | os.PathLike, *, vocabulary=None) -> Man
   return Manifest.load(out)
 
 
-def build_parts(*, parts: Mapping[str, DataConfig], out: str, model: Any = None) -> None:
+def build_parts(
+  *, parts: Mapping[str, DataConfig], out: str, model: Any = None, source: str = ""
+) -> None:
   """Builds the data folders of a run: one in `out` for each part.
 
   Args:
     parts: {name: what to build}, such as 'train' and 'held_out'.
     out: the folder that DATA_DIR names in training.
     model: a downstream model's configuration, whose embedding table must hold every token id.
+    source: what that model is called, for the error.
 
   Raises:
     ValueError: a vocabulary has more tokens than the model has embeddings.
@@ -108,7 +111,7 @@ def build_parts(*, parts: Mapping[str, DataConfig], out: str, model: Any = None)
   loaded = {config.vocabulary: vocabularies.load(config.vocabulary) for config in parts.values()}
   for name, vocabulary in loaded.items():
     if model is not None:
-      vocabularies.check_fits(name, vocabulary, model.vocab_size)
+      vocabularies.check_fits(name, vocabulary, model.vocab_size, source)
   for part, config in parts.items():
     build(config, pathlib.Path(out) / part, vocabulary=loaded[config.vocabulary])
 

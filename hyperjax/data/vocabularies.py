@@ -62,7 +62,7 @@ class Vocabulary(abc.ABC):
     self.fingerprint = hashlib.sha256(serialised + settings).hexdigest()
 
 
-def check_fits(name: str, vocabulary: Vocabulary, embeddings: int) -> None:
+def check_fits(name: str, vocabulary: Vocabulary, embeddings: int, model: str = "") -> None:
   """Checks that a model of so many embeddings has one for every id of a vocabulary.
 
   Raises:
@@ -70,7 +70,7 @@ def check_fits(name: str, vocabulary: Vocabulary, embeddings: int) -> None:
   """
   if vocabulary.size > embeddings:
     raise ValueError(
-      f"the vocabulary {name} has {vocabulary.size} tokens, the model only {embeddings} "
+      f"the vocabulary {name} has {vocabulary.size} tokens, the model {model} only {embeddings} "
       "embeddings: name the model's own vocabulary (VOCABULARY)"
     )
 

@@ -217,7 +217,7 @@ def _run(
   gin.finalize()
   command = f"python -m {module} {shlex.join(argv)}".rstrip()
   config = header(module, command) + gin.config_str(max_line_length=100)
-  check_complete(target, f"{short}.{function}")
+  check_complete(target, f"{short}.{function}", flags)
   given = call_arguments(target)
   if "dry_run" in parameters:
     given["dry_run"] = options.dry_run
@@ -299,7 +299,7 @@ def accept() -> None:
     _RUNS[-1].record.accept()
 
 
-def check_complete(target: Callable, name: str) -> None:
+def check_complete(target: Callable, name: str, flags: Mapping[str, str]) -> None:
   """Raises ValueError with all parameters of a function that have no value, at once."""
   given = gin.get_bindings(target, resolve_references=False)
   lacking = [
@@ -309,6 +309,8 @@ def check_complete(target: Callable, name: str) -> None:
     and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
     and parameter.name not in (*given, "dry_run")
   ]
+  if lacking and lacking[0] in flags:
+    raise ValueError(f"give --{lacking[0]}: {flags[lacking[0]]}. See --help.")
   if lacking:
     raise ValueError(
       f"{name} needs {', '.join(lacking)}: name the gin files that set them, or give "

@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import operator
 import os
 import pathlib
 import shutil
@@ -305,9 +306,12 @@ def identity(path: pathlib.Path, tensors: Tensors, config: Any) -> str:
   own = fingerprint(tensors, config)
   note = path / _ORIGIN
   if path.is_dir() and note.exists():
-    origin = json.loads(note.read_text())
-    if origin["copy"] == own:
-      return origin["original"]
+    try:
+      copy, original = operator.itemgetter("copy", "original")(json.loads(note.read_text()))
+    except (ValueError, KeyError, TypeError) as error:
+      raise ValueError(f"{note} is damaged: delete it") from error
+    if copy == own:
+      return original
   return own
 
 

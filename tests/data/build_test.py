@@ -187,8 +187,8 @@ def test_a_vocabulary_that_the_model_cannot_hold_is_refused(source, tmp_path):
   _word_tokenizer(tmp_path / "tokenizer")
   config = DataConfig("nine", str(tmp_path / "tokenizer"), sources=[])
   model = types.SimpleNamespace(vocab_size=256)
-  with pytest.raises(ValueError, match="has 257 tokens, the model only 256 embeddings"):
-    build_parts(parts={"train": config}, out=str(tmp_path / "out"), model=model)
+  with pytest.raises(ValueError, match="has 257 tokens, the model mine only 256 embeddings"):
+    build_parts(parts={"train": config}, out=str(tmp_path / "out"), model=model, source="mine")
   assert not (tmp_path / "out").exists()
 
 

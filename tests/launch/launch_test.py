@@ -492,9 +492,6 @@ class TestRecords:
     assert (files / "report" / "config.gin").exists() and not (files / "out").exists()
 
 
-# The full name: another module of this process may have a train.train as well.
-
-
 class TestQueries:
   def test_configured_gives_what_the_run_got(self, files, toy):
     start(*settings())

@@ -32,7 +32,7 @@ CONFIGS = {
   "untied": dict(tie_embeddings=False, num_kv_heads=3),
   "wide_heads": dict(head_dim=20, num_kv_heads=2),
   "epsilon": dict(norm_epsilon=0.1, rope_theta=500.0),
-  # An original context of 32 puts frequencies on each side of both thresholds.
+  # An original context of 64 puts frequencies on each side of both thresholds and between.
   "llama3_scaling": dict(
     rope_theta=5e5, head_dim=16, num_kv_heads=2, rope_scaling=Llama3Scaling(8.0, 1.0, 4.0, 64)
   ),

@@ -98,6 +98,15 @@ def test_resuming_writes_no_step_twice(tmp_path):
   assert starts[-1] == 4
 
 
+def test_the_line_that_a_resumed_run_goes_on_from(tmp_path):
+  with MetricsWriter(tmp_path) as writer:
+    assert writer.last == {}
+    for step in (1, 2, 3):
+      writer.write(step, {"minutes": step / 2})
+  with MetricsWriter(tmp_path, resume_step=2) as writer:
+    assert (writer.last["step"], writer.last["minutes"]) == (2, 1.0)
+
+
 def test_a_line_cut_short_by_a_kill_is_dropped(tmp_path):
   with MetricsWriter(tmp_path) as writer:
     writer.write(1, {"loss": 1.0})
