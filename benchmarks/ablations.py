@@ -3,9 +3,9 @@ one report of all of them on the held-out tasks, with curves over training.
 
     python benchmarks/ablations.py --fewshot_dir fewshot_tasks --out runs/ablations
 
-Resumable: runs and answers that are finished are kept, an interrupted run goes on. On 2 cores a run
-of `base` takes a quarter of an hour, and `longer` has four times its steps; `distillation` is slower
-by its teacher's pass. The report's time grows with --max_queries and with the number of runs.
+Resumable: runs and answers that are finished are kept, an interrupted run goes on. On 2 cores a
+run of `base` takes a quarter of an hour, and `longer` has four times its steps; `distillation` is
+slower by its teacher's pass. The report's time grows with --max_queries and the number of runs.
 """
 
 import argparse
