@@ -88,11 +88,10 @@ def phi_spec(config: LlamaConfig, phi: Phi) -> Phi:
   spec: Phi = {}
   for site, node in phi_lib.sites(phi).items():
     if isinstance(node, Prefix):
-      part = model.phi_spec(prefix_length=node.key.shape[2])
+      sizes = {"prefix_length": node.key.shape[2], "positions": node.positions}
     else:
-      rank = node.a.shape[3]
-      part = model.phi_spec(rank=rank, alpha=node.scale * rank, sites=[site])
-    spec = phi_lib.merge(spec, part)
+      sizes = {"rank": node.a.shape[3], "alpha": node.scale * node.a.shape[3]}
+    spec = phi_lib.merge(spec, model.phi_spec([site], **sizes))
   return spec
 
 

@@ -70,9 +70,8 @@ def base(loaded):
 
 
 def random_phi(model, seed, *, prefix_length=0, rank=0, alpha=6.0, sites=SITES):
-  spec = model.phi_spec(
-    prefix_length=prefix_length, rank=rank, alpha=alpha, sites=sites if rank else ()
-  )
+  chosen = ["decoder.self.prefix"] * bool(prefix_length) + list(sites if rank else ())
+  spec = model.phi_spec(chosen, prefix_length=prefix_length, rank=rank, alpha=alpha)
   phi = phi_lib.init(spec, jax.random.key(seed))
   noise = iter(jax.random.split(jax.random.key(seed + 100), len(jax.tree.leaves(phi))))
   return jax.tree.map(

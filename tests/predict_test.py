@@ -53,8 +53,8 @@ def random_phi(model, seed, **spec):
 
 
 PHIS = {
-  "short": dict(prefix_length=2),
-  "long": dict(prefix_length=5),
+  "short": dict(sites=["decoder.self.prefix"], prefix_length=2),
+  "long": dict(sites=["decoder.self.prefix"], prefix_length=5),
   "lora": dict(rank=2, alpha=4.0, sites=("decoder.self.q", "decoder.mlp.up")),
 }
 

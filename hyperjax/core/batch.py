@@ -8,6 +8,7 @@ import dataclasses
 from typing import Any
 
 import jax
+import numpy as np
 
 # jax or NumPy arrays, and what stands for them inside of jax's transformations and in programs that
 # are compiled ahead of time.
@@ -48,6 +49,32 @@ class DecoderQuery:
   length: Arrayish
   target_index: Arrayish
 
+  def prompts(self) -> tuple[Arrayish, Arrayish]:
+    """What answers follow, the queries without their targets: tokens [B, M, T], lengths [B, M]."""
+    length = np.asarray(self.target_index)[..., 0] + 1
+    real = np.arange(self.tokens.shape[-1]) < length[..., None]
+    return np.where(real, np.asarray(self.tokens), 0), length
+
+
+@_pytree
+class EncoderDecoderQuery:
+  """Queries for an encoder-decoder model.
+
+  Attributes:
+    tokens: [B, M, T] int32, what the encoder reads.
+    length: [B, M] int32, the number of real ones.
+    targets: [B, M, W] int32; the decoder reads them moved one place to the right, behind its start
+      token.
+  """
+
+  tokens: Arrayish
+  length: Arrayish
+  targets: Arrayish
+
+  def prompts(self) -> tuple[Arrayish, Arrayish]:
+    """What answers follow: tokens [B, M, T] and their lengths [B, M]."""
+    return self.tokens, self.length
+
 
 @_pytree
 class Batch:
@@ -61,6 +88,6 @@ class Batch:
   """
 
   support: Support
-  query: DecoderQuery
+  query: DecoderQuery | EncoderDecoderQuery
   targets: Arrayish
   weights: Arrayish

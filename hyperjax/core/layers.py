@@ -10,6 +10,23 @@ from jaxtyping import Array, Float
 
 from hyperjax.core.masks import Mask
 from hyperjax.core.phi import LowRank, Prefix
+from hyperjax.core.positions import Bias
+
+# What the backward pass of a layer recomputes.
+REMAT = {
+  "none": lambda f: f,
+  "dots": lambda f: jax.checkpoint(
+    f, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+  ),
+  "full": jax.checkpoint,
+}
+
+
+def check_remat(name: str) -> str:
+  """The name, where `REMAT` has it."""
+  if name not in REMAT:
+    raise ValueError(f"remat must be one of {sorted(REMAT)}, not {name!r}")
+  return name
 
 
 def project(
@@ -45,6 +62,7 @@ def attend(
   mask: Mask,
   prefix: Prefix | None = None,
   scale: float = 1.0,
+  bias: Bias | None = None,
 ) -> Float[Array, "B M T N H"]:
   """Attention over phi's prefix and the sequence itself, softmax in float32 (touch point 2).
 
@@ -56,6 +74,7 @@ def attend(
     mask: what of the sequence each query sees.
     prefix: one layer of a Prefix, key and value [B|1, P, K, H], length [B|1].
     scale: factor on the scores.
+    bias: added to the scores; None for a model without one.
   """
   batch, queries, length, num_heads, head_dim = q.shape
   kv_heads = k.shape[3]
@@ -63,6 +82,9 @@ def attend(
   wide = jnp.promote_types(q.dtype, jnp.float32)
   low = jnp.finfo(wide).min
   own = jnp.einsum("bmtkgh,bmskh->bmkgts", q, k, preferred_element_type=wide)
+  by_group = lambda z: z.astype(wide).reshape(z.shape[0], 1, kv_heads, -1, *z.shape[2:])
+  if bias is not None:
+    own += by_group(bias.own)
   own = jnp.where(mask.dense(length, k.shape[2])[:, :, None, None], own, low)
   if prefix is None:
     weights = jax.nn.softmax(own, -1).astype(v.dtype)
@@ -74,6 +96,8 @@ def attend(
     )
     real = jnp.arange(size) < prefix.length[:, None]
     before = jnp.einsum("bmtkgh,bpkh->bmkgtp", q, key, preferred_element_type=wide)
+    if bias is not None and bias.prefix is not None:
+      before += by_group(bias.prefix)
     before = jnp.where(real[:, None, None, None, None], before, low)
     weights = jax.nn.softmax(jnp.concatenate([before, own], -1), -1).astype(v.dtype)
     out = jnp.einsum("bmkgtp,bpkh->bmtkgh", weights[..., :size], value)

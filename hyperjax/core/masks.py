@@ -27,6 +27,25 @@ class Causal:
     return (jnp.arange(S) <= jnp.arange(T)[:, None])[None, None]
 
 
+@partial(jax.tree_util.register_dataclass, data_fields=["length"], meta_fields=[])
+@dataclasses.dataclass(frozen=True)
+class Whole:
+  """Every query sees every real key: an encoder, or a decoder's look at it.
+
+      T=2, S=4, length=3      1 1 1 0
+                              1 1 1 0
+
+  Attributes:
+    length: [B, M] int32, real keys.
+  """
+
+  length: Int[Array, "#B #M"]
+
+  def dense(self, T: int, S: int) -> Bool[Array, "#B #M T S"]:
+    real = jnp.arange(S) < self.length[..., None, None]
+    return jnp.broadcast_to(real, (*self.length.shape, T, S))
+
+
 @partial(jax.tree_util.register_dataclass, data_fields=["length", "step"], meta_fields=["start"])
 @dataclasses.dataclass(frozen=True)
 class Cached:
@@ -90,4 +109,4 @@ class Gist:
     return visible[:, None]
 
 
-Mask = Causal | Cached | Gist
+Mask = Causal | Whole | Cached | Gist

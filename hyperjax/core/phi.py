@@ -21,8 +21,13 @@ import jax.numpy as jnp
 Phi = Mapping[str, Any]
 
 
+POSITIONS = ("none", "before")
+
+
 @partial(
-  jax.tree_util.register_dataclass, data_fields=["key", "value", "length"], meta_fields=[]
+  jax.tree_util.register_dataclass,
+  data_fields=["key", "value", "length"],
+  meta_fields=["positions"],
 )
 @dataclasses.dataclass(frozen=True)
 class Prefix:
@@ -32,11 +37,18 @@ class Prefix:
     key: [L, B|1, P, K, H], for Llama after RoPE at positions 0..P-1.
     value: [L, B|1, P, K, H].
     length: [L, B|1] int32, real rows of each prefix; masks and the queries' positions follow it.
+    positions: what T5's relative bias makes of the rows: 'none', they have no position (bias 0);
+      'before', they stand at -length..-1. Llama's keys carry their positions in themselves.
   """
 
   key: Any
   value: Any
   length: Any
+  positions: str = "none"
+
+  def __post_init__(self):
+    if self.positions not in POSITIONS:
+      raise ValueError(f"Prefix.positions must be one of {POSITIONS}, not {self.positions!r}")
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["a", "b"], meta_fields=["scale"])
@@ -79,7 +91,9 @@ def sub(phi: Phi | None, name: str) -> Any:
   return None if phi is None else phi.get(name)
 
 
-def prefix_leaf(layers: int, length: int, kv_heads: int, head_dim: int) -> Prefix:
+def prefix_leaf(
+  layers: int, length: int, kv_heads: int, head_dim: int, positions: str = "none"
+) -> Prefix:
   """The spec of a Prefix."""
   kv = Leaf(
     (layers, 1, length, kv_heads, head_dim),
@@ -87,7 +101,7 @@ def prefix_leaf(layers: int, length: int, kv_heads: int, head_dim: int) -> Prefi
     jax.nn.initializers.normal(0.5),
   )
   count = Leaf((layers, 1), ("layers", "batch"), partial(_full, length), jnp.int32)
-  return Prefix(kv, kv, count)
+  return Prefix(kv, kv, count, positions)
 
 
 def _full(value, key, shape, dtype):
@@ -113,6 +127,64 @@ def low_rank_leaf(layers: int, fan_in: int, fan_out: int, rank: int, alpha: floa
   )
   b = Leaf((layers, 1, rank, fan_out), ("layers", "batch", "rank", "phi_out"))
   return LowRank(a, b, alpha / rank)
+
+
+@dataclasses.dataclass(frozen=True)
+class PrefixSite:
+  """An attention that can have a prefix in front of its keys and values."""
+
+  layers: int
+  kv_heads: int
+  head_dim: int
+
+
+@dataclasses.dataclass(frozen=True)
+class LowRankSite:
+  """A projection that can have a low-rank update."""
+
+  layers: int
+  fan_in: int
+  fan_out: int
+
+
+def make_spec(
+  places: Mapping[str, PrefixSite | LowRankSite],
+  sites: Sequence[str],
+  *,
+  prefix_length: int = 0,
+  positions: str = "none",
+  rank: int = 0,
+  alpha: float = 0.0,
+) -> Phi:
+  """The abstract phi at some of a model's sites.
+
+  Args:
+    places: all sites of the model.
+    sites: the dotted names of those that phi acts at.
+    prefix_length: P of every prefix.
+    positions: of every prefix.
+    rank: R of every low-rank update.
+    alpha: their scale is alpha / rank.
+
+  Raises:
+    ValueError: an unknown site, with the nearest valid name; a length or rank out of range.
+  """
+  out: dict = {}
+  for site in sites:
+    if site not in places:
+      near = difflib.get_close_matches(site, places, 1, 0.0)[0]
+      raise ValueError(f"unknown site {site!r}; the nearest is {near!r} of {sorted(places)}")
+    place = places[site]
+    if isinstance(place, LowRankSite):
+      node = low_rank_leaf(place.layers, place.fan_in, place.fan_out, rank, alpha)
+    elif prefix_length < 1:
+      raise ValueError(f"the prefix at {site!r} has length {prefix_length}; it must be at least 1")
+    else:
+      node = prefix_leaf(
+        place.layers, prefix_length, place.kv_heads, place.head_dim, positions
+      )
+    insert(out, site, node)
+  return out
 
 
 def insert(tree: dict, site: str, node: Any) -> None:
@@ -182,6 +254,10 @@ def check(phi: Phi | None, spec: Phi) -> None:
       raise ValueError(
         f"phi has a {type(node).__name__} at {site!r} where a {type(expected).__name__} belongs"
       )
+    if isinstance(node, Prefix) and node.positions != expected.positions:
+      raise ValueError(
+        f"phi's positions at {site!r} are {node.positions!r}, the spec says {expected.positions!r}"
+      )
     if isinstance(node, LowRank) and not math.isclose(node.scale, expected.scale):
       raise ValueError(f"phi's scale at {site!r} is {node.scale}, the spec says {expected.scale}")
     for field in dataclasses.fields(node):
@@ -221,11 +297,15 @@ def stack_rows(phis: Sequence[Phi]) -> Phi:
   for name in names:
     nodes = [t[name] for t in tables]
     if isinstance(nodes[0], Prefix):
+      modes = {n.positions for n in nodes}
+      if len(modes) > 1:
+        raise ValueError(f"prefixes of different positions at {name!r} cannot share a batch")
       longest = max(n.key.shape[2] for n in nodes)
       insert(out, name, Prefix(
         jnp.concatenate([_pad_axis(n.key, 2, longest) for n in nodes], 1),
         jnp.concatenate([_pad_axis(n.value, 2, longest) for n in nodes], 1),
         jnp.concatenate([n.length for n in nodes], 1),
+        nodes[0].positions,
       ))
     else:
       largest = max(n.a.shape[3] for n in nodes)
@@ -241,11 +321,13 @@ def _pad_axis(x: jax.Array, axis: int, size: int) -> jax.Array:
   return jnp.pad(x, [(0, size - x.shape[axis]) if i == axis else (0, 0) for i in range(x.ndim)])
 
 
-def whole_prefix(key: jax.Array, value: jax.Array, length: jax.Array | None = None) -> Prefix:
+def whole_prefix(
+  key: jax.Array, value: jax.Array, length: jax.Array | None = None, positions: str = "none"
+) -> Prefix:
   """A Prefix of key and value [L, B, P, K, H] whose rows are real up to length [B] (default P)."""
   layers, batch, size = key.shape[:3]
   real = jnp.full((batch,), size, jnp.int32) if length is None else length.astype(jnp.int32)
-  return Prefix(key, value, jnp.broadcast_to(real, (layers, batch)))
+  return Prefix(key, value, jnp.broadcast_to(real, (layers, batch)), positions)
 
 
 def merge(first: Phi | None, second: Phi | None) -> Phi:

@@ -1,10 +1,13 @@
-"""Where tokens stand: rotary position embeddings, with Llama 3's frequency scaling."""
+"""Where tokens stand: rotary position embeddings, with Llama 3's frequency scaling, and T5's
+relative bias."""
 
 import dataclasses
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
@@ -68,3 +71,49 @@ def rotate(
   return jnp.concatenate(
     [first * cos - second * sin, second * cos + first * sin], -1
   ).astype(x.dtype)
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["own", "prefix"], meta_fields=[])
+@dataclasses.dataclass(frozen=True)
+class Bias:
+  """What is added to attention scores, per head.
+
+  Attributes:
+    own: [B|1, N, T, S], for the sequence's own keys.
+    prefix: [B|1, N, T, P], for the keys of a prefix; None for 0.
+  """
+
+  own: Any
+  prefix: Any = None
+
+
+def relative_bias(
+  table: Float[Array, "X N"],
+  query_at: Int[Array, "#B T"],
+  key_at: Int[Array, "#B S"],
+  *,
+  bidirectional: bool,
+  max_distance: int,
+) -> Float[Array, "#B N T S"]:
+  """T5's learned bias of each head for the distance from query to key (arXiv 1910.10683, 2.1).
+
+  Args:
+    table: the bias of each of X buckets of distances.
+    query_at, key_at: positions.
+    bidirectional: half of the buckets are for keys behind the query; else these count as distance
+      0.
+    max_distance: all distances from here on share the last bucket.
+  """
+  distance = key_at[:, None, :] - query_at[:, :, None]
+  num_buckets, offset = table.shape[0], 0
+  if bidirectional:
+    num_buckets //= 2
+    offset = jnp.where(distance > 0, num_buckets, 0)
+    distance = jnp.abs(distance)
+  else:
+    distance = jnp.maximum(-distance, 0)
+  exact = num_buckets // 2
+  ratio = jnp.log(jnp.maximum(distance, 1) / exact) / math.log(max_distance / exact)
+  large = exact + (ratio * (num_buckets - exact)).astype(jnp.int32)
+  bucket = jnp.where(distance < exact, distance, jnp.minimum(large, num_buckets - 1))
+  return jnp.moveaxis(table[bucket + offset], -1, 1)

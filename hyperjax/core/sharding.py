@@ -24,6 +24,7 @@ RULES: Mapping[str, str | tuple[str, ...] | None] = {
   "head_dim": None,
   "mlp": "tensor",
   "norm": None,
+  "buckets": None,
   "prefix": None,
   "rank": None,
   "gist": None,

@@ -67,6 +67,9 @@ class EpisodeConfig:
   Attributes:
     num_shots: examples in a support, or (low, high): drawn for each step between both.
     num_queries: queries that share a support.
+    shuffled: the share of episodes in which outputs change places, among the support's examples
+      and among the queries: there an input does not tell its output. Without such episodes a task
+      is given away by the kinds of its inputs and outputs, and the pairing need not be read.
     include: tasks to use, or the front part of their names up to a dot; all, where empty.
     exclude: tasks to leave out, likewise.
     split: the split that episodes are made of.
@@ -77,6 +80,7 @@ class EpisodeConfig:
 
   num_shots: int | tuple[int, int] = 10
   num_queries: int = 8
+  shuffled: float = 0.0
   include: Sequence[str] = ()
   exclude: Sequence[str] = ()
   split: str = "train"
@@ -91,6 +95,8 @@ class EpisodeConfig:
     for name in ("num_queries", "max_buckets"):
       if getattr(self, name) < 1:
         raise ValueError(f"EpisodeConfig: {name} is {getattr(self, name)}; it must be at least 1.")
+    if not 0 <= self.shuffled <= 1:
+      raise ValueError(f"EpisodeConfig: shuffled is {self.shuffled}; it must be in 0..1.")
     for shape in self.shapes:
       if shape.queries != self.num_queries:
         raise ValueError(f"EpisodeConfig: {shape} is not for num_queries={self.num_queries}.")
@@ -177,7 +183,11 @@ class TrainStream:
     sampler = self._sampler[task]
     size = sampler.queries_per_episode
     query_ids = [self._queries[task](visit * size + i) for i in range(size)]
-    return sampler.episode(query_ids, self.num_shots(step), (self.seed, "support", step, row))
+    parts = (self.seed, "support", step, row)
+    generator = schedule.generator(self.seed, "shuffled", step, row)
+    if generator.random() >= self.config.shuffled:
+      return sampler.episode(query_ids, self.num_shots(step), parts)
+    return sampler.shuffled_episode(query_ids, self.num_shots(step), parts, generator)
 
 
 class Sampler:
@@ -248,6 +258,17 @@ class Sampler:
     queries = tuple(self.query(index) for index in query_ids)
     return self.assemble(support, targets, queries)
 
+  def shuffled_episode(
+    self, query_ids: Sequence[int], num_shots: int, parts: tuple, generator: np.random.Generator
+  ) -> Episode:
+    """As `episode`, with outputs that change places among the support and among the queries."""
+    support = self.draw(query_ids, num_shots, parts)
+    queries = tuple(
+      dataclasses.replace(self.query(index), target=target)
+      for index, target in zip(query_ids, shuffled(self.queries, query_ids, generator), strict=True)
+    )
+    return self.assemble(support, shuffled(self.support, support, generator), queries)
+
   def assemble(
     self, support: Sequence[int], targets: Sequence[np.ndarray], queries: tuple[Query, ...]
   ) -> Episode:
@@ -309,14 +330,22 @@ def eval_episodes(
     group = ids[start : start + asked.queries_per_episode]
     parts = (seed, "evaluation", task, group[0])
     support = shown.draw(group if shown is asked else [], num_shots, parts)
-    targets = [shown.support.target(index) for index in support]
     if shuffle_outputs:
-      pieces = [shown.support.target_piece(index) for index in support]
-      targets = [targets[i] for i in derange(pieces, schedule.generator(*parts, "shuffle"))]
+      targets = shuffled(shown.support, support, schedule.generator(*parts, "shuffle"))
+    else:
+      targets = [shown.support.target(index) for index in support]
     queries = tuple(asked.query(index) for index in group)
     episode = shown.assemble(support, targets, queries)
     episodes.append(dataclasses.replace(episode, task=task))
   return episodes
+
+
+def shuffled(
+  store: Store, ids: Sequence[int], generator: np.random.Generator
+) -> list[np.ndarray]:
+  """Returns the targets of examples in an order in which as few as possible stand at their own."""
+  order = derange([store.target_piece(index) for index in ids], generator)
+  return [store.target(ids[i]) for i in order]
 
 
 def derange(values: Sequence[int], generator: np.random.Generator) -> list[int]:

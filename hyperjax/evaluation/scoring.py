@@ -3,9 +3,9 @@
 import jax
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
-from hyperjax.core.batch import Batch, DecoderQuery, Support
+from hyperjax.core.batch import Batch, Support
 from hyperjax.core.phi import Phi
 from hyperjax.models.generate import generate
 from hyperjax.training import losses
@@ -28,14 +28,6 @@ def teacher_forced(
   return likelihood, losses.exact_matches(logits, batch.targets, batch.weights)
 
 
-def prompts(query: DecoderQuery) -> tuple[Int[np.ndarray, "B M T"], Int[np.ndarray, "B M"]]:
-  """The queries without their targets, ready to be continued."""
-  length = np.asarray(query.target_index)[..., 0] + 1
-  real = np.arange(query.tokens.shape[-1]) < length[..., None]
-  tokens = np.where(real, np.asarray(query.tokens), 0)
-  return tokens, length
-
-
 def answers(
   downstream: nnx.Module,
   phi: Phi | None,
@@ -51,7 +43,7 @@ def answers(
   Returns:
     ids [B, M, W] int32, and how many of them are real, terminator included: [B, M].
   """
-  tokens, length = prompts(batch.query)
+  tokens, length = batch.query.prompts()
   tokens = tokens[..., :longest]
   ids, count = generate(
     downstream, phi, tokens, length,

@@ -5,11 +5,10 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from hyperjax.core import masks
 from hyperjax.core.phi import Phi
-from hyperjax.models.llama import Llama
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +51,7 @@ class Sampling:
 
 @partial(jax.jit, static_argnames=("max_new_tokens", "terminator", "sampling"))
 def generate(
-  downstream: Llama,
+  downstream: nnx.Module,
   phi: Phi | None,
   tokens: Int[Array, "B M T"],
   length: Int[Array, "B M"],
@@ -67,7 +66,7 @@ def generate(
   Compiled once per shape; the loop ends as soon as all rows have ended.
 
   Args:
-    downstream: the model.
+    downstream: a model with `prefill`, `advance` and `logits`.
     phi: task parameters of batch B or 1, or None.
     tokens: prompts, padded on the right.
     length: their real tokens, at least 1 each.
@@ -83,16 +82,10 @@ def generate(
     ValueError: there is nothing to produce, or sampling lacks a key.
   """
   _validate(length, max_new_tokens, sampling, key)
-  batch, queries, start = tokens.shape
+  batch, queries, _ = tokens.shape
   if sampling is not None and key.ndim == 0:
     key = jax.random.split(key, (batch, queries))
-  begin = downstream.start(phi)
-
-  x = downstream.embed_tokens(tokens)
-  x, kv = downstream.hidden(x, begin + jnp.arange(start), masks.Causal(), phi)
-  last = jnp.take_along_axis(x, (length - 1)[:, :, None, None], 2)[:, :, 0]
-  room = [(0, max_new_tokens - 1) if axis == 3 else (0, 0) for axis in range(6)]
-  cache = jax.tree.map(lambda z: jnp.pad(z, room), kv)
+  last, cache = downstream.prefill(tokens, length, phi, max_new_tokens)
 
   def choose(x: Float[Array, "B M D"], step) -> Int[Array, "B M"]:
     logits = downstream.logits(x)
@@ -109,11 +102,8 @@ def generate(
 
   def decode(carry):
     step, token, ids, count, ended, cache = carry
-    x = downstream.embed_tokens(token[..., None])
-    at = begin + length[..., None] + step - 1
-    mask = masks.Cached(length, step - 1, start)
-    x, cache = downstream.step(x, at, mask, phi, cache, start + step - 1)
-    token = choose(x[:, :, 0], step)
+    x, cache = downstream.advance(token, step, phi, cache)
+    token = choose(x, step)
     return step + 1, token, *record(ids, count, ended, token, step), cache
 
   def unfinished(carry):

@@ -1,8 +1,8 @@
 """Llama (arXiv 2302.13971): grouped-query attention, gated SiLU MLP, tied or untied embeddings."""
 
 import dataclasses
-import difflib
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -19,15 +19,6 @@ KeyValue = tuple[Array, Array]
 
 PREFIX_SITE = "decoder.self.prefix"
 
-_REMAT = {
-  "none": lambda f: f,
-  "dots": lambda f: jax.checkpoint(
-    f, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-  ),
-  "full": jax.checkpoint,
-}
-
-
 @dataclasses.dataclass(frozen=True)
 class LlamaConfig:
   """The architecture of a Llama; `llama_weights` reads it from config.json or GGUF metadata."""
@@ -43,6 +34,8 @@ class LlamaConfig:
   norm_epsilon: float
   tie_embeddings: bool
   rope_scaling: positions.Llama3Scaling | None = None
+
+  layout = "decoder"  # of the batches that it reads
 
   def __post_init__(self):
     for field in dataclasses.fields(self):
@@ -141,6 +134,24 @@ class Block(nnx.Module):
     return x + self.mlp(self.mlp_norm(x), sub(phi, "mlp")), (k, v)
 
 
+@partial(
+  jax.tree_util.register_dataclass, data_fields=["own", "length"], meta_fields=["start"]
+)
+@dataclasses.dataclass(frozen=True)
+class Cache:
+  """What decoding keeps.
+
+  Attributes:
+    own: keys (after RoPE) and values of prompt and produced tokens, [L, B, M, C, K, H] each.
+    length: [B, M], real tokens of each prompt.
+    start: where the produced tokens begin.
+  """
+
+  own: KeyValue
+  length: Array
+  start: int
+
+
 class Llama(nnx.Module):
   """A decoder-only downstream model.
 
@@ -152,9 +163,7 @@ class Llama(nnx.Module):
   def __init__(
     self, config: LlamaConfig, *, rngs: nnx.Rngs, dtype: Any = jnp.float32, remat: str = "none"
   ):
-    if remat not in _REMAT:
-      raise ValueError(f"remat must be one of {sorted(_REMAT)}, not {remat!r}")
-    self.config, self.remat = config, remat
+    self.config, self.remat = config, layers.check_remat(remat)
     shape = (config.vocab_size, config.d_model)
     draw = lambda s: jax.random.normal(rngs.params(), s, jnp.float32) * s[-1] ** -0.5
     self.embed = nnx.Param(draw(shape).astype(dtype), axes=("vocab", "embed"))
@@ -163,25 +172,9 @@ class Llama(nnx.Module):
     if not config.tie_embeddings:
       self.head = nnx.Param(draw(shape).astype(dtype), axes=("vocab", "embed"))
 
-  def phi_spec(
-    self, *, prefix_length: int = 0, rank: int = 0, alpha: float = 0.0, sites: Sequence[str] = ()
-  ) -> Phi:
-    """The abstract phi of this model.
-
-    Args:
-      prefix_length: P of the prefix of every layer; 0 for none.
-      rank: R of the low-rank updates at `sites`.
-      alpha: their scale is alpha / rank.
-      sites: dotted names, such as 'decoder.self.q' or 'decoder.mlp.up'.
-
-    Raises:
-      ValueError: an unknown site, with the nearest valid name; a rank out of range.
-    """
+  def places(self) -> dict[str, phi_lib.PrefixSite | phi_lib.LowRankSite]:
+    """The sites at which phi can act."""
     c = self.config
-    out: dict = {}
-    if prefix_length:
-      spec = phi_lib.prefix_leaf(c.num_layers, prefix_length, c.num_kv_heads, c.head_dim)
-      phi_lib.insert(out, PREFIX_SITE, spec)
     queries, kvs = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
     fans = {
       "decoder.self.q": (c.d_model, queries),
@@ -192,12 +185,14 @@ class Llama(nnx.Module):
       "decoder.mlp.up": (c.d_model, c.d_mlp),
       "decoder.mlp.down": (c.d_mlp, c.d_model),
     }
-    for site in sites:
-      if site not in fans:
-        near = difflib.get_close_matches(site, fans, 1, 0.0)[0]
-        raise ValueError(f"unknown LoRA site {site!r}; the nearest is {near!r} of {sorted(fans)}")
-      phi_lib.insert(out, site, phi_lib.low_rank_leaf(c.num_layers, *fans[site], rank, alpha))
-    return out
+    return {
+      PREFIX_SITE: phi_lib.PrefixSite(c.num_layers, c.num_kv_heads, c.head_dim),
+      **{site: phi_lib.LowRankSite(c.num_layers, *fan) for site, fan in fans.items()},
+    }
+
+  def phi_spec(self, sites: Sequence[str], **sizes) -> Phi:
+    """The abstract phi at these sites; sizes as `core.phi.make_spec` has them."""
+    return phi_lib.make_spec(self.places(), sites, **sizes)
 
   def embed_tokens(self, tokens: Int[Array, "*batch T"]) -> Float[Array, "*batch T D"]:
     """Input embeddings."""
@@ -230,28 +225,8 @@ class Llama(nnx.Module):
         kv = jax.tree.map(lambda z: jnp.take_along_axis(z, index, 2), kv)
       return x, kv
 
-    x, kv = jax.lax.scan(_REMAT[self.remat](layer), x, (blocks, sub(phi, "decoder")))
+    x, kv = jax.lax.scan(layers.REMAT[self.remat](layer), x, (blocks, sub(phi, "decoder")))
     return self.norm(x), kv
-
-  def step(
-    self,
-    x: Float[Array, "B M T D"],
-    at: Int[Array, "#B #M T"],
-    mask: masks.Mask,
-    phi: Phi | None,
-    cache: tuple[Array, Array],
-    index: Int[Array, ""],
-  ) -> tuple[Float[Array, "B M T D"], KeyValue]:
-    """All blocks over new tokens that are written into a cache [L, B, M, C, K, H] at `index`."""
-    graph, blocks = nnx.split(self.decoder)
-    turn = self.decoder.turn(at, x.dtype)
-
-    def layer(x, inputs):
-      params, phi_l, keys, values = inputs
-      return nnx.merge(graph, params)(x, turn, mask, phi_l, (keys, values, index))
-
-    x, cache = jax.lax.scan(layer, x, (blocks, sub(phi, "decoder"), *cache))
-    return self.norm(x), cache
 
   def logits(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch V"]:
     """Next-token logits, at least float32."""
@@ -274,6 +249,34 @@ class Llama(nnx.Module):
     at = self.start(phi) + jnp.arange(x.shape[2])
     x, _ = self.hidden(x, at, masks.Causal(), phi)
     return self.logits(jnp.take_along_axis(x, query.target_index[..., None], 2))
+
+  def prefill(
+    self, tokens: Int[Array, "B M T"], length: Int[Array, "B M"], phi: Phi | None, room: int
+  ) -> tuple[Float[Array, "B M D"], Cache]:
+    """Reads prompts; returns what predicts the first new token, and a cache for `room` tokens."""
+    at = self.start(phi) + jnp.arange(tokens.shape[2])
+    x, kv = self.hidden(self.embed_tokens(tokens), at, masks.Causal(), phi)
+    last = jnp.take_along_axis(x, (length - 1)[:, :, None, None], 2)[:, :, 0]
+    # The last token that is produced is never read.
+    wide = [(0, room - 1) if axis == 3 else (0, 0) for axis in range(6)]
+    return last, Cache(jax.tree.map(lambda z: jnp.pad(z, wide), kv), length, tokens.shape[2])
+
+  def advance(
+    self, token: Int[Array, "B M"], step: Int[Array, ""], phi: Phi | None, cache: Cache
+  ) -> tuple[Float[Array, "B M D"], Cache]:
+    """Reads one more token of every row, the `step`-th behind the prompt (from 1)."""
+    graph, blocks = nnx.split(self.decoder)
+    x = self.embed_tokens(token[..., None])
+    turn = self.decoder.turn(self.start(phi) + cache.length[..., None] + step - 1, x.dtype)
+    mask = masks.Cached(cache.length, step - 1, cache.start)
+
+    def layer(x, inputs):
+      params, phi_l, keys, values = inputs
+      own = (keys, values, cache.start + step - 1)
+      return nnx.merge(graph, params)(x, turn, mask, phi_l, own)
+
+    x, kv = jax.lax.scan(layer, x, (blocks, sub(phi, "decoder"), *cache.own))
+    return self.norm(x)[:, :, 0], dataclasses.replace(cache, own=kv)
 
   def read(
     self,

@@ -15,7 +15,7 @@ Q, V, PREFIX = "decoder.self.q", "decoder.self.v", "decoder.self.prefix"
 
 
 def spec(prefix=4, rank=3, alpha=6.0, sites=(Q, V)):
-  return tiny.llama().phi_spec(prefix_length=prefix, rank=rank, alpha=alpha, sites=sites)
+  return tiny.llama().phi_spec([PREFIX, *sites], prefix_length=prefix, rank=rank, alpha=alpha)
 
 
 def phi_of(rows=2, *, seed=5, lengths=None, **changes):

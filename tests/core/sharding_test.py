@@ -23,7 +23,7 @@ from hyperjax.hypermodels.tuned import NoPhi, TunedPhi
 from hyperjax.training import step
 from tests.models import tiny
 
-SPEC = dict(prefix_length=4, rank=2, alpha=2.0, sites=tiny.SITES)
+SPEC = dict(sites=tiny.ALL, prefix_length=4, rank=2, alpha=2.0)
 PRODUCERS = {
   "hyperllama": HyperLlamaConfig(sites=tiny.SITES, rank=2).build,
   "full": FullHyperLlamaConfig().build,

@@ -129,7 +129,7 @@ def test_what_greedy_decoding_emits_is_an_exact_match_and_nothing_else_is(llama,
 
 def test_prompts_hold_no_target(episodes):
   batch, _ = loader.to_batch(episodes, SHAPE)
-  tokens, length = scoring.prompts(batch.query)
+  tokens, length = batch.query.prompts()
   for row, one in enumerate(episodes):
     for column, query in enumerate(one.queries):
       assert length[row, column] == len(query.input)

@@ -10,6 +10,7 @@ import pytest
 from hyperjax.core import phi as phi_lib
 from hyperjax.core.batch import Support
 from hyperjax.hypermodels.in_context import InContext
+from hyperjax.models.llama import PREFIX_SITE
 from tests.models import tiny
 
 
@@ -54,5 +55,5 @@ def test_what_pads_a_support_does_not_matter(x64):
 def test_it_is_what_the_spec_describes():
   model = tiny.llama()
   phi = InContext()(model, tiny.support(4, 2, size=6))
-  phi_lib.check(phi, model.phi_spec(prefix_length=6))
+  phi_lib.check(phi, model.phi_spec([PREFIX_SITE], prefix_length=6))
   assert phi["decoder"]["self"]["prefix"].length.tolist() == [[4, 2]] * 3

@@ -11,7 +11,7 @@ from tests.models import tiny
 
 
 def tuned():
-  spec = tiny.llama().phi_spec(prefix_length=4, rank=2, alpha=4.0, sites=tiny.SITES)
+  spec = tiny.llama().phi_spec(tiny.ALL, prefix_length=4, rank=2, alpha=4.0)
   return TunedPhi(spec, rngs=nnx.Rngs(0)), spec
 
 

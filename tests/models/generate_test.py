@@ -26,9 +26,8 @@ def model():
 
 def random_phi(model, seed, batch, *, prefix_length=0, rank=0, lengths=None):
   """A phi of `batch` unlike rows; B is not zero, so that the low-rank updates act."""
-  spec = model.phi_spec(
-    prefix_length=prefix_length, rank=rank, alpha=2.0 * rank, sites=SITES if rank else ()
-  )
+  sites = ["decoder.self.prefix"] * bool(prefix_length) + list(SITES if rank else ())
+  spec = model.phi_spec(sites, prefix_length=prefix_length, rank=rank, alpha=2.0 * rank)
   keys = jax.random.split(jax.random.key(seed), batch)
   rows = [phi_lib.init(spec, k) for k in keys]
   phi = jax.tree.map(lambda *z: jnp.concatenate(z, 1), *rows)
@@ -162,9 +161,9 @@ def test_the_loop_ends_when_all_rows_have(model):
   calls = []
 
   class Counting(Llama):
-    def step(self, *args):
+    def advance(self, *args):
       jax.debug.callback(lambda: calls.append(1))
-      return super().step(*args)
+      return super().advance(*args)
 
   counting = Counting(CONFIG, rngs=nnx.Rngs(0))
   generate(counting, None, tokens, length, max_new_tokens=9, terminator=(first,))

@@ -63,7 +63,7 @@ def test_low_rank_phi_equals_merged_weights(x64, site, rows):
 
 
 def whole_phi(model, rows, lengths, dtype):
-  spec = model.phi_spec(prefix_length=4, rank=3, alpha=6.0, sites=tiny.SITES)
+  spec = model.phi_spec(tiny.ALL, prefix_length=4, rank=3, alpha=6.0)
   return tiny.random_phi(spec, rows, dtype=dtype, lengths=lengths)
 
 
@@ -86,7 +86,7 @@ def test_one_phi_for_all_equals_its_copies(x64):
 def test_rows_of_other_lengths_and_ranks_share_a_batch(x64):
   model, query = tiny.llama(jnp.float64), tiny.query(2, 2, 5)
   specs = [
-    model.phi_spec(prefix_length=p, rank=r, alpha=alpha, sites=tiny.ATTENTION)
+    model.phi_spec([tiny.PREFIX, *tiny.ATTENTION], prefix_length=p, rank=r, alpha=alpha)
     for p, r, alpha in ((5, 1, 3.0), (2, 4, 1.0))
   ]
   phis = [tiny.random_phi(s, 1, seed=i, dtype=jnp.float64) for i, s in enumerate(specs)]
@@ -210,7 +210,7 @@ def test_only_adapted_sites_add_operations():
 def test_memory_does_not_grow_by_the_queries_times_phi():
   """Queries of an episode share its prefix: no copy for each of them, in no layer."""
   model = tiny.llama(num_layers=6, head_dim=64, num_heads=2, num_kv_heads=2)
-  spec = model.phi_spec(prefix_length=256)
+  spec = model.phi_spec([tiny.PREFIX], prefix_length=256)
   phi = tiny.random_phi(spec, 2)
   phi_bytes = 2 * phi_lib.size(spec) * 4
 
@@ -282,7 +282,7 @@ def test_an_unknown_kind_of_recomputation_names_the_known():
 
 
 def test_the_spec_follows_the_model():
-  spec = tiny.llama().phi_spec(prefix_length=4, rank=3, alpha=6.0, sites=tiny.SITES)
+  spec = tiny.llama().phi_spec(tiny.ALL, prefix_length=4, rank=3, alpha=6.0)
   sites = phi_lib.sites(spec)
   assert set(sites) == {"decoder.self.prefix", *tiny.SITES}
   assert sites["decoder.self.prefix"].key.shape == (3, 1, 4, 2, 8)
@@ -293,7 +293,7 @@ def test_the_spec_follows_the_model():
     "decoder.mlp.down": (48, 32),
   }
   assert sites["decoder.self.q"].scale == 2.0
-  assert tiny.llama().phi_spec() == {}
+  assert tiny.llama().phi_spec([]) == {}
 
 
 def test_an_unknown_site_names_the_nearest():

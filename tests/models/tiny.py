@@ -18,6 +18,8 @@ CONFIG = LlamaConfig(
 )
 ATTENTION = ("decoder.self.q", "decoder.self.k", "decoder.self.v", "decoder.self.o")
 SITES = (*ATTENTION, "decoder.mlp.gate", "decoder.mlp.up", "decoder.mlp.down")
+PREFIX = "decoder.self.prefix"
+ALL = (PREFIX, *SITES)
 
 
 @functools.cache
