@@ -26,8 +26,7 @@ from hyperjax.data.prompts import PromptFormat
 from hyperjax.data.vocabularies import Vocabulary
 from hyperjax.evaluation import metrics, report, scoring
 from hyperjax.hypermodels.in_context import InContext
-from hyperjax.hypermodels.tuned import NoPhi
-from hyperjax.models.llama import Llama
+from hyperjax.hypermodels.tuned import NoPhi, TunedPhi
 
 Record = dict[str, Any]
 
@@ -41,16 +40,23 @@ class Method:
 
   Attributes:
     producer: what makes phi.
+    downstream: the model that answers.
     identity: what its answers depend on besides the episodes; stored answers of another identity
       are not used.
-    control: how its supports differ from the other methods' (arguments of `eval_sets.groups`).
+    control: where its supports are, and how they differ from the other methods' (arguments of
+      `eval_sets.groups`).
     reads_support: False where one seed's answers serve all seeds.
   """
 
   producer: nnx.Module
+  downstream: nnx.Module
   identity: str
   control: Mapping[str, bool] = dataclasses.field(default_factory=dict)
   reads_support: bool = True
+
+  def under(self, **control: bool) -> "Method":
+    """The same method under a control."""
+    return dataclasses.replace(self, control={**self.control, **control})
 
 
 def evaluate(
@@ -92,8 +98,9 @@ def evaluate(
   manifest = data.open(vocabulary)
   loaded = given["model"].load()
   dtype = given["model"].compute_dtype().name
+  layout = given["model"].architecture.layout
   methods = dict(_methods(runs_by_method, hypermodel, loaded, dtype))
-  scorer = Scorer(loaded[0], vocabulary, manifest.prompt, episodes.batch_size)
+  scorer = Scorer(layout, vocabulary, manifest.prompt, episodes.batch_size)
   folder = pathlib.Path(output_dir)
   (folder / "answers").mkdir(parents=True, exist_ok=True)
   launch.accept()
@@ -121,20 +128,27 @@ def evaluate(
 
 
 def _methods(
-  runs_by_method: Mapping[str, str], hypermodel: str, loaded: tuple[Llama, str], dtype: str
+  runs_by_method: Mapping[str, str], hypermodel: str, loaded: tuple[nnx.Module, str], dtype: str
 ) -> Iterator[tuple[str, Method]]:
-  base = f"{_SCORING} {loaded[1]} {dtype}"
-  yield "zero_shot", Method(NoPhi(), base, reads_support=False)
-  yield "in_context", Method(InContext(), base)
+  model, fingerprint = loaded
+  base = f"{_SCORING} {fingerprint} {dtype}"
+  yield "zero_shot", Method(NoPhi(), model, base, reads_support=False)
+  # A decoder's queries can share the support's keys and values; an encoder reads both at once.
+  one_way = model.config.layout == "decoder"
+  reader, place = (InContext(), {}) if one_way else (NoPhi(), {"inline": True})
+  in_context = Method(reader, model, base, place)
+  yield "in_context", in_context
   for name, folder in runs_by_method.items():
     run = runs.load(folder, loaded=loaded)
-    identity = f"{base} {run.trained_hash}"
-    yield name, Method(run.producer, identity)
+    place = {"inline": True} if run.inline else {}
+    reads = run.inline or not isinstance(run.producer, NoPhi | TunedPhi)
+    method = Method(run.producer, run.downstream, f"{base} {run.trained_hash}", place, reads)
+    yield name, method
     if name == hypermodel:
-      yield "other_task_support", Method(run.producer, identity, {"other_support": True})
-      yield "shuffled_outputs", Method(run.producer, identity, {"shuffle_outputs": True})
+      yield "other_task_support", method.under(other_support=True)
+      yield "shuffled_outputs", method.under(shuffle_outputs=True)
   # What shuffling does to the model that reads the support itself: the control's own measure.
-  yield "in_context_shuffled", Method(InContext(), base, {"shuffle_outputs": True})
+  yield "in_context_shuffled", in_context.under(shuffle_outputs=True)
 
 
 def _answers(
@@ -149,12 +163,12 @@ def _answers(
   file = folder / "answers" / f"{name}-{seed}-{key}.json"
   if file.exists():
     return json.loads(file.read_text())
-  groups = eval_sets.groups(manifest, episodes, seed, **method.control)
+  groups = eval_sets.groups(manifest, episodes, seed, layout=scorer.layout, **method.control)
   total = sum(-(-len(group.episodes) // episodes.batch_size) for group in groups)
   task = bar.add_task(f"{name}, seed {seed}", total=total)
   records = []
   for group in groups:
-    for found in scorer.score(method.producer, group):
+    for found in scorer.score(method, group):
       records += found
       bar.advance(task)
   temporary = file.with_suffix(f".partial-{os.getpid()}")
@@ -165,21 +179,21 @@ def _answers(
 
 @dataclasses.dataclass(frozen=True)
 class Scorer:
-  """Scores groups of episodes with one downstream model."""
+  """Scores groups of episodes, laid out for one kind of model."""
 
-  downstream: Llama
+  layout: str
   vocabulary: Vocabulary
   prompt: PromptFormat
   batch_size: int
 
-  def score(self, producer: nnx.Module, group: Group) -> Iterator[list[Record]]:
+  def score(self, method: Method, group: Group) -> Iterator[list[Record]]:
     """Yields the records of one batch after another."""
     end, longest = self.prompt.terminator_ids(self.vocabulary), group.longest_input
     for batch, _, episodes in eval_sets.batches(group, self.batch_size):
-      phi = scoring.produce(producer, self.downstream, batch.support)
-      likelihood = np.asarray(scoring.teacher_forced(self.downstream, phi, batch)[0])
-      ids, count = scoring.answers(self.downstream, phi, batch, end, longest)
-      right = self._ranks_right(phi, episodes, group)
+      phi = scoring.produce(method.producer, method.downstream, batch.support)
+      likelihood = np.asarray(scoring.teacher_forced(method.downstream, phi, batch)[0])
+      ids, count = scoring.answers(method.downstream, phi, batch, end, longest)
+      right = self._ranks_right(method.downstream, phi, episodes, group)
       yield [
         {
           "task": episode.task, "query_id": query.id,
@@ -201,7 +215,7 @@ class Scorer:
     return {"target": target, "prediction": prediction, "exact_match": match}
 
   def _ranks_right(
-    self, phi, episodes: Sequence[Episode], group: Group
+    self, downstream, phi, episodes: Sequence[Episode], group: Group
   ) -> dict[tuple[int, int], int]:
     """For queries with options, 1 where the target is the likeliest: log-probabilities summed with
     the terminator, not normalised by length (as T0, arXiv 2110.08207); the first of equals wins."""
@@ -214,8 +228,8 @@ class Scorer:
     scores = []
     for option in range(max((len(q.options) for q in queries.values()), default=0)):
       asked = [eval_sets.with_targets(episode, option) for episode in episodes]
-      batch = eval_sets.fill(asked, group.shape, self.batch_size)
-      scores.append(np.asarray(scoring.teacher_forced(self.downstream, phi, batch)[0]))
+      batch = eval_sets.fill(asked, group, self.batch_size)
+      scores.append(np.asarray(scoring.teacher_forced(downstream, phi, batch)[0]))
     right = {}
     for (row, column), query in queries.items():
       best = int(np.argmax([s[row, column] for s in scores[: len(query.options)]]))

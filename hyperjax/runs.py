@@ -20,8 +20,7 @@ from hyperjax.data.manifest import DataConfig, Manifest
 from hyperjax.data.prompts import PromptFormat
 from hyperjax.data.vocabularies import Vocabulary
 from hyperjax.hypermodels.hyperllama import Encode
-from hyperjax.models import llama_weights
-from hyperjax.models.llama import Llama, LlamaConfig
+from hyperjax.models import families
 from hyperjax.training import step as step_lib
 from hyperjax.training.checkpoints import Checkpoints
 
@@ -40,7 +39,7 @@ class ModelConfig:
     remat: what the backward pass recomputes: 'none', 'dots', 'full'.
   """
 
-  architecture: LlamaConfig
+  architecture: families.Config
   source: str
   dtype: str = "auto"
   remat: str = "none"
@@ -55,19 +54,13 @@ class ModelConfig:
       return jnp.dtype(self.dtype)
     return jnp.dtype(jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16)
 
-  def abstract(self) -> Llama:
+  def abstract(self) -> families.Model:
     """The model with shapes in place of arrays; reads nothing."""
-    return nnx.eval_shape(
-      lambda: Llama(
-        self.architecture, rngs=nnx.Rngs(0), dtype=self.compute_dtype(), remat=self.remat
-      )
-    )
+    return families.abstract(self.architecture, dtype=self.compute_dtype(), remat=self.remat)
 
-  def load(self) -> tuple[Llama, str]:
+  def load(self) -> tuple[families.Model, str]:
     """The model with its weights, and its fingerprint."""
-    loaded = llama_weights.load(
-      self.source, dtype=self.compute_dtype(), config=self.architecture
-    )
+    loaded = families.load(self.source, dtype=self.compute_dtype(), config=self.architecture)
     return nnx.merge(nnx.graphdef(self.abstract()), loaded.params), loaded.fingerprint
 
 
@@ -75,7 +68,7 @@ class ModelConfig:
 class ProducerConfig(Protocol):
   """Builds a producer for a downstream model; `hypermodels` has one per system."""
 
-  def build(self, downstream: Llama, encode: Encode, rngs: nnx.Rngs) -> nnx.Module: ...
+  def build(self, downstream: families.Model, encode: Encode, rngs: nnx.Rngs) -> nnx.Module: ...
 
 
 def encoder(vocabulary: Vocabulary) -> Encode:
@@ -84,11 +77,19 @@ def encoder(vocabulary: Vocabulary) -> Encode:
 
 
 def build_parts(
-  producer: ProducerConfig, downstream: Llama, encode: Encode, seed: int
+  producer: ProducerConfig, downstream: families.Model, encode: Encode, seed: int
 ) -> step_lib.Parts:
-  """The system at its initial values, taken apart into trained and frozen."""
+  """The system at its initial values, taken apart into trained (float32) and frozen."""
   module = producer.build(downstream, encode, nnx.Rngs(seed))
-  return step_lib.split(step_lib.System(module, downstream))
+  train = trained_parts(producer)
+  if "downstream" in train:
+    downstream = jax.tree.map(lambda x: x.astype(jnp.float32), downstream)
+  return step_lib.split(step_lib.System(module, downstream), train)
+
+
+def trained_parts(producer: ProducerConfig) -> tuple[str, ...]:
+  """Which parts of a system its training changes: 'producer', 'downstream'."""
+  return getattr(producer, "train", ("producer",))
 
 
 def abstract_parts(producer: ProducerConfig, model: ModelConfig) -> step_lib.Parts:
@@ -99,7 +100,7 @@ def abstract_parts(producer: ProducerConfig, model: ModelConfig) -> step_lib.Par
     ),
     model.abstract(),
   )
-  return step_lib.split(system)
+  return step_lib.split(system, trained_parts(producer))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,27 +110,29 @@ class Run:
   Attributes:
     folder: its MODEL_DIR.
     model: which downstream model it trained for.
-    downstream, producer: the modules, the producer with the newest checkpoint's parameters.
+    downstream, producer: the modules, what was trained with the newest checkpoint's parameters.
     step: of that checkpoint.
     vocabulary, prompt: how text becomes tokens.
     model_fingerprint: of the frozen weights.
     trained_hash: of the checkpoint's parameters.
+    inline: whether its queries held the support themselves.
     provenance: for adapters: run, step, hypermodel, data hash.
   """
 
   folder: pathlib.Path
   model: ModelConfig
-  downstream: Llama
+  downstream: families.Model
   producer: nnx.Module
   step: int
   vocabulary: Vocabulary
   prompt: PromptFormat
   model_fingerprint: str
   trained_hash: str
+  inline: bool
   provenance: Mapping[str, Any]
 
   @property
-  def config(self) -> LlamaConfig:
+  def config(self) -> families.Config:
     """The downstream model's architecture."""
     return self.model.architecture
 
@@ -138,7 +141,7 @@ def load(
   folder: str | os.PathLike,
   *,
   source: str | None = None,
-  loaded: tuple[Llama, str] | None = None,
+  loaded: tuple[families.Model, str] | None = None,
 ) -> Run:
   """Opens a training run by its own folder alone.
 
@@ -164,15 +167,15 @@ def load(
   checkpoints = Checkpoints(folder, fingerprint, read_only=True)
   restored = checkpoints.restore(parts.trained, None)
   checkpoints.close()
-  producer = nnx.merge(parts.graph, restored.trained, parts.frozen).producer
+  system = nnx.merge(parts.graph, restored.trained, parts.frozen)
   name = type(given["hypermodel"]).__name__.removesuffix("Config")
   provenance = {
     "hypermodel": name, "step": restored.step, "data": data.config.hash(),
     "mixture": data.config.mixture_or_task_name,
   }  # fmt: skip
   return Run(
-    folder, model, downstream, producer, restored.step, vocabulary, data.config.prompt,
-    fingerprint, _hash(restored.trained), provenance,
+    folder, model, system.downstream, system.producer, restored.step, vocabulary,
+    data.config.prompt, fingerprint, _hash(restored.trained), data.inline, provenance,
   )  # fmt: skip
 
 

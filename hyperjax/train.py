@@ -19,7 +19,7 @@ from hyperjax import launch, runs
 from hyperjax.core import sharding
 from hyperjax.data import eval_sets, loader, vocabularies
 from hyperjax.data.caclm import CaclmConfig
-from hyperjax.data.episodes import EpisodeConfig
+from hyperjax.data.episodes import EpisodeConfig, InlineConfig
 from hyperjax.evaluation import scoring
 from hyperjax.progress import Progress, StopSignal, compilations
 from hyperjax.training import step as step_lib
@@ -82,6 +82,11 @@ class TrainData:
     """The training mixture's configuration."""
     return self.data.config
 
+  @property
+  def inline(self) -> bool:
+    """Whether the queries hold the support themselves."""
+    return isinstance(self.episodes, InlineConfig)
+
 
 def train(
   *,
@@ -124,12 +129,17 @@ def train(
     data.config.vocabulary, vocabulary, model.architecture.vocab_size, model.source
   )
   manifest = data.data.open(vocabulary)
-  stream = data.episodes.stream(manifest, seed=run.seed, batch_size=run.batch_size)
+  layout = model.architecture.layout
+  stream = data.episodes.stream(
+    manifest, seed=run.seed, batch_size=run.batch_size, layout=layout
+  )
   downstream, fingerprint = model.load()
   parts = runs.build_parts(hypermodel, downstream, runs.encoder(vocabulary), run.seed)
   transform = optimizer.build(run.steps, parts.axes)
   train_step = step_lib.make_train_step(parts.graph, transform, objective, run.accumulate)
-  watch = Watch.open(data, vocabulary, parts.graph) if run.eval_period and data.held_out else None
+  watch = None
+  if run.eval_period and data.held_out:
+    watch = Watch.open(data, vocabulary, parts.graph, layout)
 
   # Where it starts: this run's newest checkpoint, another run's, or the initial values.
   trained, frozen = (
@@ -247,12 +257,15 @@ class Watch:
   batches: Sequence[tuple[Any, np.ndarray]]
 
   @classmethod
-  def open(cls, data: TrainData, vocabulary, graph) -> "Watch":
+  def open(cls, data: TrainData, vocabulary, graph, layout: str) -> "Watch":
     """Makes the batches of the first seed once."""
     manifest = data.held_out.open(vocabulary)
+    groups = eval_sets.groups(
+      manifest, data.evaluation, data.evaluation.seeds[0], layout=layout, inline=data.inline
+    )
     batches = [
       (batch, mask)
-      for group in eval_sets.groups(manifest, data.evaluation, data.evaluation.seeds[0])
+      for group in groups
       for batch, mask, _ in eval_sets.batches(group, data.evaluation.batch_size)
     ]
     return cls(graph, batches)

@@ -121,7 +121,7 @@ def test_teacher_forcing_counts_as_many_matches_as_greedy_decoding(tiny, tmp_pat
   given = launch.configured(tiny.run, "hyperjax.train", "train")
   system = train.step_lib.System(run.producer, run.downstream)
   split = train.step_lib.split(system)
-  watch = train.Watch.open(given["data"], run.vocabulary, split.graph)
+  watch = train.Watch.open(given["data"], run.vocabulary, split.graph, "decoder")
   watched = watch.measure(split.trained, split.frozen)
   config = dataclasses.replace(given["data"].evaluation, seeds=(0,))
   macros = dict(NUM_QUERIES=config.num_queries, MAX_QUERIES=config.max_queries, SEEDS="(0,)",

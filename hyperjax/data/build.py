@@ -77,7 +77,7 @@ def build(config: DataConfig, out: str | os.PathLike, *, vocabulary=None) -> Man
     "registered": registered,
     "vocabulary": {
       name: getattr(vocabulary, name)
-      for name in ("fingerprint", "size", "eos_id", "bos_id", "adds_bos")
+      for name in ("fingerprint", "size", "eos_id", "bos_id", "adds_bos", "adds_eos")
     },
     "prompt": config.prompt.to_json(),
     "feature_lengths": config.feature_lengths and dict(config.feature_lengths),

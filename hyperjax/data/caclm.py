@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hyperjax.data import schedule
+from hyperjax.data import layouts, schedule
 from hyperjax.data.episodes import Episode, Query
 from hyperjax.data.manifest import Manifest
 from hyperjax.data.shapes import BatchShape, rounded
@@ -60,9 +60,11 @@ class CaclmConfig:
     """What an episode is, in a few words."""
     return f"CACLM windows of {self.window} tokens, {self.cuts} cuts"
 
-  def stream(self, manifest: Manifest, *, seed: int, batch_size: int) -> "CaclmStream":
+  def stream(
+    self, manifest: Manifest, *, seed: int, batch_size: int, layout: str = "decoder"
+  ) -> "CaclmStream":
     """The training episodes of a manifest's documents."""
-    return CaclmStream(manifest, self, seed=seed, batch_size=batch_size)
+    return CaclmStream(manifest, self, seed=seed, batch_size=batch_size, layout=layout)
 
 
 class CaclmStream:
@@ -72,10 +74,14 @@ class CaclmStream:
     short_documents: {task: how many of its documents are too short for a window}.
   """
 
-  def __init__(self, manifest: Manifest, config: CaclmConfig, *, seed: int, batch_size: int):
+  def __init__(
+    self, manifest: Manifest, config: CaclmConfig, *, seed: int, batch_size: int,
+    layout: str = "decoder",
+  ):  # fmt: skip
     if batch_size < 1:
       raise ValueError(f"batch_size is {batch_size}; it must be at least 1.")
     self.config, self.seed, self.batch_size = config, seed, batch_size
+    self.layout = layouts.of(layout, manifest.vocabulary)
     self.tasks = manifest.select(config.include, config.exclude)
     self._windows = {
       task: _Windows(manifest.store(task, config.split), task, config.window)
@@ -91,8 +97,9 @@ class CaclmStream:
   def shapes(self) -> tuple[BatchShape, ...]:
     """The one shape of all batches."""
     window, bos, shortest = self.config.window, len(self._bos), self.config.shortest
-    support = window - 2 * shortest + 1 + bos
-    return (rounded(support, 1, window - 2 * shortest - 1 + bos, window - 3 * shortest),)
+    longest, both = window - 3 * shortest, window - 2 * shortest
+    query = min(self.layout.length(bos + longest, longest), bos + both - 1)
+    return (rounded(both + 1 + bos + len(self.layout.end), 1, query, longest),)
 
   def bucket(self, step: int) -> BatchShape:
     """Returns the shape of a step's batch."""

@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from hyperjax.data import schedule
+from hyperjax.data import layouts, schedule
+from hyperjax.data.layouts import DECODER, Layout
 from hyperjax.data.manifest import Manifest, family
-from hyperjax.data.shapes import BatchShape, Lengths, assign, plan
+from hyperjax.data.shapes import BatchShape, Groups, Lengths, assign, plan
 from hyperjax.data.store import EXAMPLES, Store
 
 _EVAL_SPLITS = ("test", "validation", "train")
@@ -26,12 +27,14 @@ class Query:
     target: int32 ids of the target piece, terminator last.
     id: the example's index in its store (in CACLM: the window's).
     options: int32 ids of each option's target piece, None where the task has none.
+    dropped: examples that its input had no room for (see `inline`).
   """
 
   input: np.ndarray
   target: np.ndarray
   id: int
   options: tuple[np.ndarray, ...] | None = None
+  dropped: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +61,30 @@ class Episode:
   def support(self) -> np.ndarray:
     """int32 ids of the whole support."""
     return np.concatenate([self.head, *self.shots])
+
+
+def inline(episode: Episode, size: int | None = None, layout: Layout = DECODER) -> Episode:
+  """The episode whose queries hold the support in their own inputs: full attention over it.
+
+  Args:
+    episode: with its support apart.
+    size: T that a query may need; whole examples are dropped at the far end; None: no limit.
+    layout: of the downstream model's queries.
+  """
+
+  def whole(query: Query) -> Query:
+    own = query.input[episode.bos :]
+    first, length = 0, len(episode.support) + len(own)
+    room = length if size is None else layout.room(size, len(query.target))
+    while length > room and first < len(episode.shots):
+      length -= len(episode.shots[first])
+      first += 1
+    joined = np.concatenate([episode.head, *episode.shots[first:], own])
+    return dataclasses.replace(query, input=joined, dropped=first)
+
+  return dataclasses.replace(
+    episode, head=episode.head[:0], shots=(), queries=tuple(map(whole, episode.queries))
+  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,9 +141,26 @@ class EpisodeConfig:
     shots = f"{low}" if low == high else f"{low} to {high}"
     return f"{shots} shots, {self.num_queries} queries"
 
-  def stream(self, manifest: Manifest, *, seed: int, batch_size: int) -> "TrainStream":
+  def stream(
+    self, manifest: Manifest, *, seed: int, batch_size: int, layout: str = "decoder"
+  ) -> "TrainStream":
     """The training episodes of a manifest's tasks."""
-    return TrainStream(manifest, self, seed=seed, batch_size=batch_size)
+    return TrainStream(manifest, self, seed=seed, batch_size=batch_size, layout=layout)
+
+
+class InlineConfig(EpisodeConfig):
+  """Episodes whose queries hold the support in their own inputs, for models that read it there."""
+
+  @property
+  def summary(self) -> str:
+    """What an episode is, in a few words."""
+    return f"{super().summary}, the support in each query's input"
+
+  def stream(
+    self, manifest: Manifest, *, seed: int, batch_size: int, layout: str = "decoder"
+  ) -> "InlineStream":
+    """The training episodes of a manifest's tasks."""
+    return InlineStream(manifest, self, seed=seed, batch_size=batch_size, layout=layout)
 
 
 class TrainStream:
@@ -127,10 +171,14 @@ class TrainStream:
   asked once in each epoch of its task.
   """
 
-  def __init__(self, manifest: Manifest, config: EpisodeConfig, *, seed: int, batch_size: int):
+  def __init__(
+    self, manifest: Manifest, config: EpisodeConfig, *, seed: int, batch_size: int,
+    layout: str = "decoder",
+  ):  # fmt: skip
     if batch_size < 1:
       raise ValueError(f"batch_size is {batch_size}; it must be at least 1.")
     self.config, self.seed, self.batch_size = config, seed, batch_size
+    self.layout = layouts.of(layout, manifest.vocabulary)
     self.tasks = manifest.select(config.include, config.exclude)
     self._sampler = {
       task: Sampler(manifest, task, config.split, config.split, config.shots[1],
@@ -140,13 +188,10 @@ class TrainStream:
     rates = {task: manifest.rate(task) for task in self.tasks}
     lengths = {
       task: Lengths.of(manifest.split(task, config.split), config.shots[1],
-                       manifest.vocabulary["adds_bos"])
+                       manifest.vocabulary["adds_bos"], self.layout)
       for task in self.tasks
     }  # fmt: skip
-    if config.shapes:
-      groups = assign(lengths, config.shapes)
-    else:
-      groups = plan(lengths, rates, config.num_queries, config.max_buckets, config.limit)
+    groups = self._plan(lengths, rates)
     self.buckets: tuple[tuple[BatchShape, tuple[str, ...]], ...] = tuple(groups)
     shares = [sum(rates[task] for task in tasks) for _, tasks in self.buckets]
     self._steps = schedule.Blocks(shares, seed, "bucket")
@@ -158,6 +203,13 @@ class TrainStream:
       task: schedule.Epochs(sampler.num_queries_in_store, seed, "queries", task)
       for task, sampler in self._sampler.items()
     }
+
+  def _plan(self, lengths: Mapping[str, Lengths], rates: Mapping[str, float]) -> Groups:
+    """The tasks by batch shape."""
+    c = self.config
+    if c.shapes:
+      return assign(lengths, c.shapes)
+    return plan(lengths, rates, c.num_queries, c.max_buckets, c.limit)
 
   @property
   def shapes(self) -> tuple[BatchShape, ...]:
@@ -188,6 +240,22 @@ class TrainStream:
     if generator.random() >= self.config.shuffled:
       return sampler.episode(query_ids, self.num_shots(step), parts)
     return sampler.shuffled_episode(query_ids, self.num_shots(step), parts, generator)
+
+
+class InlineStream(TrainStream):
+  """The same episodes, each query with the support in its own input."""
+
+  def _plan(self, lengths: Mapping[str, Lengths], rates: Mapping[str, float]) -> Groups:
+    c = self.config
+    joined = {t: Lengths(1, n.support + n.query, n.targets) for t, n in lengths.items()}
+    if c.shapes:
+      return assign(joined, c.shapes)
+    support, query, targets = c.limit
+    return plan(joined, rates, c.num_queries, c.max_buckets, (1, support + query, targets))
+
+  def episode(self, step: int, row: int) -> Episode:
+    """Returns the episode of a row of the global batch."""
+    return inline(super().episode(step, row), self.bucket(step).query, self.layout)
 
 
 class Sampler:

@@ -7,8 +7,9 @@ import numpy as np
 
 from hyperjax.core.batch import Batch
 from hyperjax.data import episodes as episodes_lib
-from hyperjax.data import loader, shapes
+from hyperjax.data import layouts, loader, shapes
 from hyperjax.data.episodes import Episode
+from hyperjax.data.layouts import Layout
 from hyperjax.data.manifest import Manifest
 from hyperjax.data.shapes import BatchShape
 
@@ -51,11 +52,13 @@ class Group:
 
   shape: BatchShape
   episodes: tuple[Episode, ...]
+  layout: Layout
 
   @property
   def longest_input(self) -> int:
-    """Tokens of the longest query's input."""
-    return max(len(query.input) for episode in self.episodes for query in episode.queries)
+    """Tokens of the longest query's input, with what ends it."""
+    inputs = [query.input for episode in self.episodes for query in episode.queries]
+    return max(map(len, inputs)) + len(self.layout.end)
 
 
 def groups(
@@ -63,44 +66,53 @@ def groups(
   config: EvalConfig,
   seed: int,
   *,
+  layout: str = "decoder",
   other_support: bool = False,
   shuffle_outputs: bool = False,
+  inline: bool = False,
 ) -> list[Group]:
   """The episodes of one seed, sorted into at most `max_shapes` shapes that cut nothing.
 
-  The shapes are the same for all seeds and controls of a configuration.
+  The shapes are the same for all seeds and controls of a configuration, unless `inline`.
 
   Args:
     manifest: the data folder.
     config: what is asked.
     seed: draws the supports.
+    layout: of the downstream model's queries, its `config.layout`.
     other_support: control: each task's supports come from another task.
     shuffle_outputs: control: outputs of each support change places.
+    inline: the support stands in each query's own input.
   """
+  laid = layouts.of(layout, manifest.vocabulary)
+  place = episodes_lib.inline if inline else lambda episode: episode
   tasks = manifest.select(config.include, config.exclude)
   others = episodes_lib.other_tasks(tasks) if other_support else {}
 
   def draw(task: str, seed: int, **control) -> list[Episode]:
-    return episodes_lib.eval_episodes(
+    drawn = episodes_lib.eval_episodes(
       manifest, task, num_shots=config.num_shots, num_queries=config.num_queries,
       max_queries=config.max_queries, seed=seed, **control,
     )  # fmt: skip
+    return [place(episode) for episode in drawn]
 
   plain = {
     task: [_with_options(e) for s in config.seeds for e in draw(task, s)] for task in tasks
   }
-  longest_support = loader.fit([e for task in tasks for e in plain[task]]).support
+  longest_support = loader.fit([e for task in tasks for e in plain[task]], laid).support
   out = []
-  for members in _sort(plain, config):
-    shape = loader.fit([e for task in members for e in plain[task]])
-    if other_support:
-      shape = dataclasses.replace(shape, support=longest_support)
+  for members in _sort(plain, config, laid):
     chosen = [
       e
       for task in members
       for e in draw(task, seed, shuffle_outputs=shuffle_outputs, support_task=others.get(task))
     ]
-    out.append(Group(dataclasses.replace(shape, queries=config.num_queries), tuple(chosen)))
+    own = [e for task in members for e in plain[task]]
+    shape = loader.fit(own + chosen if inline else own, laid)
+    if other_support:
+      shape = dataclasses.replace(shape, support=longest_support)
+    shape = dataclasses.replace(shape, queries=config.num_queries)
+    out.append(Group(shape, tuple(chosen), laid))
   return out
 
 
@@ -120,9 +132,11 @@ def _with_options(episode: Episode) -> Episode:
   return dataclasses.replace(episode, queries=(*episode.queries, *asked))
 
 
-def _sort(plain: dict[str, list[Episode]], config: EvalConfig) -> list[list[str]]:
+def _sort(
+  plain: dict[str, list[Episode]], config: EvalConfig, layout: Layout
+) -> list[list[str]]:
   """Tasks by the shape that they need."""
-  needs = {task: loader.fit(episodes) for task, episodes in plain.items()}
+  needs = {task: loader.fit(episodes, layout) for task, episodes in plain.items()}
   lengths = {
     task: shapes.Lengths(need.support, need.query, need.targets) for task, need in needs.items()
   }
@@ -142,12 +156,13 @@ def batches(
   """
   for start in range(0, len(group.episodes), batch_size):
     real = group.episodes[start : start + batch_size]
-    batch = fill(real, group.shape, batch_size)
+    batch = fill(real, group, batch_size)
     mask = batch.weights.sum(-1) > 0
     mask[len(real) :] = False
     yield batch, mask, real
 
 
-def fill(episodes: Sequence[Episode], shape: BatchShape, batch_size: int) -> Batch:
-  """One batch of exactly `batch_size` episodes, filled up with the first one."""
-  return loader.to_batch([*episodes, *[episodes[0]] * (batch_size - len(episodes))], shape)[0]
+def fill(episodes: Sequence[Episode], group: Group, batch_size: int) -> Batch:
+  """One batch of a group of exactly `batch_size` episodes, filled up with the first one."""
+  filled = [*episodes, *[episodes[0]] * (batch_size - len(episodes))]
+  return loader.to_batch(filled, group.shape, group.layout)[0]

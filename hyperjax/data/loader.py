@@ -8,8 +8,9 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from hyperjax.core.batch import Batch, DecoderQuery, Support
+from hyperjax.core.batch import Batch, Support
 from hyperjax.data.episodes import Episode, Query
+from hyperjax.data.layouts import DECODER, Layout
 from hyperjax.data.shapes import BatchShape, rounded
 
 
@@ -55,19 +56,21 @@ class Info:
   counts: Counts
 
 
-def fit(episodes: Sequence[Episode]) -> BatchShape:
+def fit(episodes: Sequence[Episode], layout: Layout = DECODER) -> BatchShape:
   """Returns the smallest (rounded) shape that cuts nothing of the episodes."""
   queries = [query for episode in episodes for query in episode.queries]
   return rounded(
-    support=max(len(e.head) + sum(map(len, e.shots)) for e in episodes),
+    support=max(len(e.support) for e in episodes) + len(layout.end),
     queries=max(len(episode.queries) for episode in episodes),
-    query=max(len(q.input) + len(q.target) - 1 for q in queries),
+    query=max(layout.length(len(q.input), len(q.target)) for q in queries),
     targets=max(len(q.target) for q in queries),
   )
 
 
-def to_batch(episodes: Sequence[Episode], shape: BatchShape) -> tuple[Batch, Counts]:
-  """Puts episodes into one decoder-only batch of numpy arrays.
+def to_batch(
+  episodes: Sequence[Episode], shape: BatchShape, layout: Layout = DECODER
+) -> tuple[Batch, Counts]:
+  """Puts episodes into one batch of numpy arrays.
 
   An over-long support loses whole examples at its far end (the first ones), then tokens on the left
   of the last one's input. An over-long query loses tokens on the left of its input; a target that
@@ -77,43 +80,40 @@ def to_batch(episodes: Sequence[Episode], shape: BatchShape) -> tuple[Batch, Cou
   Args:
     episodes: B episodes of at most `shape.queries` queries.
     shape: the batch's sizes.
+    layout: of the downstream model's queries.
   """
   rows, most = len(episodes), shape.queries
   support = np.zeros([rows, shape.support], np.int32)
   support_length = np.zeros([rows], np.int32)
-  tokens = np.zeros([rows, most, shape.query], np.int32)
-  length = np.ones([rows, most], np.int32)
-  target_index = np.zeros([rows, most, shape.targets], np.int32)
+  pieces: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in episodes]
   targets = np.zeros([rows, most, shape.targets], np.int32)
   weights = np.zeros([rows, most, shape.targets], np.float32)
   dropped = supports_cut = inputs_cut = targets_cut = query_tokens = 0
   for row, episode in enumerate(episodes):
     if len(episode.queries) > most:
       raise ValueError(f"Task '{episode.task}': {len(episode.queries)} queries do not fit {shape}.")
-    ids, lost, cut = _support(episode, shape.support)
+    ids, lost, cut = _support(episode, shape.support - len(layout.end))
+    ids = np.concatenate([ids, np.array(layout.end, np.int32)])
     dropped, supports_cut = dropped + lost, supports_cut + cut
     support[row, : len(ids)] = ids
     support_length[row] = len(ids)
     for column, query in enumerate(episode.queries):
-      source, target, input_cut, target_cut = _query(query, episode.bos, shape)
+      source, target, input_cut, target_cut = _query(query, episode.bos, shape, layout)
       inputs_cut, targets_cut = inputs_cut + input_cut, targets_cut + target_cut
-      start, stop = len(source), len(source) + len(target) - 1
-      tokens[row, column, :start] = source
-      tokens[row, column, start:stop] = target[:-1]
-      length[row, column] = stop
-      target_index[row, column, : len(target)] = np.arange(start - 1, stop)
+      dropped += query.dropped
+      pieces[row].append((source, target))
+      query_tokens += layout.length(len(source), len(target))
       targets[row, column, : len(target)] = target
       weights[row, column, : len(target)] = 1
-      query_tokens += stop
   batch = Batch(
     support=Support(support, support_length),
-    query=DecoderQuery(tokens, length, target_index),
+    query=layout.fill(pieces, (rows, most, shape.query), targets),
     targets=targets,
     weights=weights,
   )
   counts = Counts(
-    int(support_length.sum()), query_tokens, int(weights.sum()), support.size + tokens.size,
-    dropped, supports_cut, inputs_cut, targets_cut,
+    int(support_length.sum()), query_tokens, int(weights.sum()),
+    support.size + rows * most * shape.query, dropped, supports_cut, inputs_cut, targets_cut,
   )  # fmt: skip
   return batch, counts
 
@@ -136,11 +136,13 @@ def _support(episode: Episode, most: int) -> tuple[np.ndarray, int, int]:
   return np.concatenate([episode.head, ids[len(ids) - room :]]), first, 1
 
 
-def _query(query: Query, bos: bool, shape: BatchShape) -> tuple[np.ndarray, np.ndarray, int, int]:
+def _query(
+  query: Query, bos: bool, shape: BatchShape, layout: Layout
+) -> tuple[np.ndarray, np.ndarray, int, int]:
   """Returns the input and target that fit, and for each 1 if it was cut."""
   source = query.input
-  target = query.target[: min(shape.targets, shape.query)]
-  room = shape.query - (len(target) - 1)
+  target = query.target[: layout.longest_target(shape.query, shape.targets)]
+  room = layout.room(shape.query, len(target))
   cut = len(source) > room
   if cut:
     keep = source[:1] if bos and room > 1 else source[:0]
@@ -153,6 +155,7 @@ class Stream(Protocol):
   """What a `Loader` reads: `episodes.TrainStream`, `caclm.CaclmStream`."""
 
   batch_size: int
+  layout: Layout
 
   def bucket(self, step: int) -> BatchShape: ...
 
@@ -196,7 +199,7 @@ class Loader:
   def load(self, step: int) -> tuple[Batch, Info]:
     """Returns the batch of any step, at once."""
     episodes = [self._stream.episode(step, row) for row in self._rows]
-    batch, counts = to_batch(episodes, self._stream.bucket(step))
+    batch, counts = to_batch(episodes, self._stream.bucket(step), self._stream.layout)
     return batch, Info(tuple(episode.task for episode in episodes), counts)
 
   def __iter__(self) -> Iterator[tuple[int, Batch, Info]]:

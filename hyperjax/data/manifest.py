@@ -21,7 +21,7 @@ from typing import Any, Protocol
 from hyperjax.data import store as store_lib
 from hyperjax.data.prompts import PromptFormat
 
-VERSION = 1
+VERSION = 2
 FILE = "manifest.json"
 # Fields of a source that say where its files lie, not what they are: a data folder may be moved.
 _LOCATION_FIELDS = ("path",)

@@ -5,6 +5,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hyperjax.data.layouts import DECODER, Layout
+
 _MULTIPLES = (16, 4, 4)  # of support, query, target lengths
 _MAX_CUTS = 48  # candidates for the border between two buckets
 
@@ -16,7 +18,7 @@ class BatchShape:
   Attributes:
     support: S, tokens of a support.
     queries: M, queries of an episode.
-    query: T, tokens of an input and its target.
+    query: T, tokens of an input (and of its target, where they lie in one sequence).
     targets: W, tokens of a target.
   """
 
@@ -40,15 +42,17 @@ class Lengths:
   targets: int
 
   @classmethod
-  def of(cls, entry: Mapping[str, Any], num_shots: int, bos: bool) -> "Lengths":
+  def of(
+    cls, entry: Mapping[str, Any], num_shots: int, bos: bool, layout: Layout = DECODER
+  ) -> "Lengths":
     """Derives them from a manifest entry: the support's mean and two standard deviations."""
     lengths = entry["lengths"]
     shot, target = lengths["shot"], lengths["target"]
     spread = 2 * math.sqrt(num_shots) * shot["std"]
     support = min(num_shots * shot["max"], math.ceil(num_shots * shot["mean"] + spread))
     return cls(
-      support=support + lengths["definition"]["max"] + bos,
-      query=shot["p99"] + bos,
+      support=support + lengths["definition"]["max"] + bos + len(layout.end),
+      query=layout.usual(lengths) + bos,
       targets=target["max"],
     )
 

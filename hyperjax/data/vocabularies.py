@@ -34,13 +34,15 @@ class Vocabulary(abc.ABC):
     eos_id: ends a text.
     bos_id: starts a text, where there is such a token.
     adds_bos: whether the tokenizer itself puts BOS before each text when used as its makers mean.
-    fingerprint: sha256 of the serialised tokenizer and the three settings above.
+    adds_eos: whether it likewise puts EOS behind each text.
+    fingerprint: sha256 of the serialised tokenizer and the first three settings above.
   """
 
   size: int
   eos_id: int
   bos_id: int | None
   adds_bos: bool
+  adds_eos: bool
   fingerprint: str
 
   @abc.abstractmethod
@@ -104,6 +106,7 @@ class FastVocabulary(Vocabulary):
     if adds_bos is None:
       adds_bos = self.bos_id is not None and tokenizer.encode("a").ids[0] == self.bos_id
     self.adds_bos = adds_bos
+    self.adds_eos = tokenizer.encode("a").ids[-1] == self.eos_id
     self._config = {
       **(extra or {}),
       "tokenizer_class": "PreTrainedTokenizerFast",
@@ -139,7 +142,8 @@ class SentencePieceVocabulary(Vocabulary):
 
   Args:
     path: the .model file.
-    adds_bos: where None, whether the model has a BOS token at all (Llama's has, T5's has not).
+    adds_bos: where None, whether the model has a BOS token at all: Llama's has, and puts it before
+      each text; T5's has not, and puts EOS behind each text.
 
   Of a saved one, transformers 5 gives the same ids except where a text itself starts with a space:
   SentencePiece sets a second one before it, transformers does not.
@@ -156,6 +160,7 @@ class SentencePieceVocabulary(Vocabulary):
       raise ValueError(f"{path} has no EOS token")
     self.bos_id = bos if bos >= 0 else None
     self.adds_bos = self.bos_id is not None if adds_bos is None else adds_bos
+    self.adds_eos = self.bos_id is None
     self._finish(self._model.serialized_model_proto())
 
   def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
@@ -174,6 +179,7 @@ class SentencePieceVocabulary(Vocabulary):
     config = {
       "tokenizer_class": "T5Tokenizer" if self.bos_id is None else "LlamaTokenizer",
       "add_bos_token": self.adds_bos,
+      "add_eos_token": self.adds_eos,
       "bos_token": piece(self.bos_id),
       "eos_token": piece(self.eos_id),
       "unk_token": piece(self._model.unk_id()),

@@ -223,3 +223,27 @@ def test_other_tasks_leave_the_family():
   assert other_tasks(["f.x", "f.y"]) == {"f.x": "f.y", "f.y": "f.x"}
   with pytest.raises(ValueError, match="at least two tasks"):
     other_tasks(["a"])
+
+
+def test_shuffled_episodes_change_outputs_in_support_and_queries(tmp_path):
+  manifest = write_folder(tmp_path, {"t": numbered(60)})
+  make = lambda share: EpisodeConfig(num_shots=4, num_queries=3, shuffled=share).stream(
+    manifest, seed=3, batch_size=2
+  )
+  plain, always, half = make(0.0), make(1.0), make(0.5)
+  text = lambda ids: Bytes().decode(ids)
+  own = lambda shot: text(shot).split("=")[1] == f"out{text(shot).split('=')[0]};"
+  mixed = 0
+  for step in range(40):
+    for row in range(2):
+      a, b, c = (s.episode(step, row) for s in (plain, always, half))
+      assert a.support_ids == b.support_ids == c.support_ids
+      assert all(map(own, a.shots)) and not any(map(own, b.shots))
+      assert sorted(text(q.target) for q in a.queries) == sorted(text(q.target) for q in b.queries)
+      for x, y in zip(a.queries, b.queries, strict=True):
+        assert x.id == y.id and x.input.tolist() == y.input.tolist()
+        assert x.target.tolist() != y.target.tolist()
+      mixed += c.queries[0].target.tolist() != a.queries[0].target.tolist()
+  assert 25 < mixed < 55
+  with pytest.raises(ValueError, match=r"shuffled is 1.5; it must be in 0..1"):
+    EpisodeConfig(shuffled=1.5)

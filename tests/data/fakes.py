@@ -10,12 +10,13 @@ from hyperjax.data.prompts import PromptFormat
 
 
 class Bytes:
-  """Bytes as ids 3..258, BOS 1, EOS 2."""
+  """Bytes as ids 3..258, BOS 1, EOS 2; texts end with EOS where they do not begin with BOS."""
 
   size, eos_id, bos_id = 259, 2, 1
 
   def __init__(self, adds_bos: bool = False):
     self.adds_bos, self.fingerprint = adds_bos, f"bytes-{adds_bos}"
+    self.adds_eos = not adds_bos
 
   def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
     return [[byte + 3 for byte in text.encode()] for text in texts]
@@ -66,7 +67,7 @@ def write_folder(
   values = {
     "version": VERSION, "mixture": "made_up", "tasks": {}, "prompt": PROMPT.to_json(),
     "vocabulary": {name: getattr(vocabulary, name)
-                   for name in ("fingerprint", "size", "eos_id", "bos_id", "adds_bos")},
+                   for name in ("fingerprint", "size", "eos_id", "bos_id", "adds_bos", "adds_eos")},
   }  # fmt: skip
   for name, rows in tasks.items():
     path = folder / "stores" / name
