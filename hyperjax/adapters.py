@@ -26,12 +26,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from hyperjax.core import phi as phi_lib
 from hyperjax.core.phi import LowRank, Phi, Prefix
-from hyperjax.models import llama_peft
-from hyperjax.models.llama import Llama, LlamaConfig
+from hyperjax.models import families, llama_peft
 
 META, PHI_TENSORS = "hyperjax.json", "phi.safetensors"
 _VERSION = 1
@@ -51,7 +49,7 @@ class Base:
   """
 
   source: str
-  config: LlamaConfig
+  config: families.Config
   fingerprint: str
   vocabulary_fingerprint: str
 
@@ -78,13 +76,13 @@ class Adapter:
     return self.base is not None
 
 
-def phi_spec(config: LlamaConfig, phi: Phi) -> Phi:
+def phi_spec(config: families.Config, phi: Phi) -> Phi:
   """The model's spec for a phi of these sites, prefix length and ranks.
 
   Raises:
     ValueError: a site or rank that the model does not have.
   """
-  model = nnx.eval_shape(lambda: Llama(config, rngs=nnx.Rngs(0)))
+  model = families.abstract(config)
   spec: Phi = {}
   for site, node in phi_lib.sites(phi).items():
     if isinstance(node, Prefix):
@@ -230,7 +228,7 @@ def read_tensors(path: pathlib.Path) -> dict[str, np.ndarray]:
   return {name: np.asarray(tensor, np.float32) for name, tensor in tensors.items()}
 
 
-def _check(folder: pathlib.Path, phi: Phi, config: LlamaConfig) -> None:
+def _check(folder: pathlib.Path, phi: Phi, config: families.Config) -> None:
   try:
     phi_lib.check(phi, phi_spec(config, phi))
   except ValueError as e:

@@ -8,19 +8,21 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 
 from hyperjax.data import vocabularies
-from hyperjax.models import llama_weights
+from hyperjax.models import families
+from hyperjax.sources import EMBEDDED
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
 
 EPILOG = f"""\
 The folder holds config.json, model.safetensors and the tokenizer; transformers and PEFT load it,
 and so does every hyperjax command. Adapters name the model that they were made for by its
-fingerprint. A float32 copy loses nothing and bears the fingerprint of its source, so adapters for
-the one serve the other; a copy in half the space is a model of its own.
+fingerprint. A copy that loses nothing (in float32, or in the source's own bfloat16) bears the
+fingerprint of its source, so adapters for the one serve the other; a rounded copy is a model of its
+own.
 
 Examples:
   # the model that hyperjax carries, dequantised (540 MB)
-  hyperjax convert --source {llama_weights.EMBEDDED} --out smollm2_135m
+  hyperjax convert --source {EMBEDDED} --out smollm2_135m
 
   # a GGUF file, in half the space
   hyperjax convert --source model.Q8_0.gguf --out model --dtype bfloat16
@@ -41,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
   p.add_argument(
     "--source",
     required=True,
-    help=f"{llama_weights.EMBEDDED}, a folder, a .gguf file or a Hugging Face id",
+    help=f"{EMBEDDED}, a folder, a .gguf file or a Hugging Face id",
   )
   p.add_argument("--out", required=True, type=pathlib.Path, help="a new or empty folder")
   p.add_argument("--dtype", choices=sorted(DTYPES), default="float32", help="default: float32")
@@ -55,20 +57,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
       raise FileExistsError(f"--out {args.out} exists and is not empty; name a new folder")
     vocabulary = vocabularies.load(args.source)
-    loaded = llama_weights.load(args.source, dtype=DTYPES[args.dtype])
-    llama_weights.save(
+    loaded = families.load(args.source, dtype=DTYPES[args.dtype])
+    families.save(
       args.out,
       loaded.config,
       loaded.params,
       tokenizer=vocabulary,
-      max_positions=llama_weights.context_length(args.source),
+      max_positions=families.context_length(args.source),
+      original=loaded.fingerprint if loaded.exact else None,
     )
-    if args.dtype == "float32":
-      llama_weights.note_origin(args.out, loaded.fingerprint)
   except (OSError, ValueError) as e:
     print(f"hyperjax convert: {e}", file=sys.stderr)
     return 1
-  print(f"{args.out}: {args.dtype}, fingerprint {llama_weights.fingerprint(args.out)}")
+  print(f"{args.out}: {args.dtype}, fingerprint {families.fingerprint(args.out)}")
   return 0
 
 

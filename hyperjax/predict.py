@@ -19,8 +19,8 @@ from hyperjax.core.phi import Phi
 from hyperjax.data import prompts, rows, vocabularies
 from hyperjax.data.prompts import PromptFormat
 from hyperjax.data.vocabularies import Vocabulary
+from hyperjax.models import families
 from hyperjax.models.generate import Sampling, generate
-from hyperjax.models.llama import Llama
 
 _LEAST_LENGTH = 16
 
@@ -122,7 +122,7 @@ class Tools:
     max_new_tokens, sampling, seed, batch_size: as given.
   """
 
-  downstream: Llama
+  downstream: families.Model
   vocabulary: Vocabulary
   context: int
   max_new_tokens: int
@@ -258,9 +258,8 @@ def predict(args: argparse.Namespace) -> list[dict[str, str]]:
 
   # Late, so that a wrong argument is answered at once.
   from hyperjax import runs
-  from hyperjax.models import llama_weights
 
-  model = runs.ModelConfig(llama_weights.read_config(source), source)
+  model = runs.ModelConfig(families.read_config(source), source)
   vocabulary = vocabularies.load(source)
   downstream, fingerprint = model.load()
   base = adapters.Base(source, model.architecture, fingerprint, vocabulary.fingerprint)
@@ -271,7 +270,7 @@ def predict(args: argparse.Namespace) -> list[dict[str, str]]:
       print(f"note: {folder} names no model: unverified, checked by shapes alone", file=sys.stderr)
     loaded[folder] = adapter, _prompt(folder, adapter, args.prompt)
   tools = Tools(
-    downstream, vocabulary, llama_weights.context_length(source), args.max_new_tokens,
+    downstream, vocabulary, families.context_length(source), args.max_new_tokens,
     Sampling(args.temperature) if args.temperature else None, args.seed, args.batch_size,
   )  # fmt: skip
   predictions = [""] * len(requests)

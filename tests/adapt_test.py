@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from hyperjax import adapt, adapters, predict, runs
+from hyperjax import adapt, adapters, predict, runs, sources
 from hyperjax.core.batch import Support
 from hyperjax.data import prompts, rows, vocabularies
 from hyperjax.hypermodels.gisting import GistingConfig
 from hyperjax.hypermodels.hyperllama import GistConfig, HyperLlamaConfig
 from hyperjax.hypermodels.tuned import NoPhi
-from hyperjax.models import llama_weights
+from hyperjax.models import families
 from hyperjax.models.llama import LlamaConfig
 
 CONFIG = LlamaConfig(
@@ -31,9 +31,9 @@ HYPER = HyperLlamaConfig(gist=GistConfig(num_gist=3), rank=2, alpha=4.0)
 def base(tmp_path_factory):
   """(model configuration, downstream, fingerprint, vocabulary) of a model folder."""
   folder = tmp_path_factory.mktemp("base") / "model"
-  vocabulary = vocabularies.load(llama_weights.EMBEDDED)
-  params = llama_weights.random(CONFIG, seed=1).params
-  llama_weights.save(folder, CONFIG, params, tokenizer=vocabulary)
+  vocabulary = vocabularies.load(sources.EMBEDDED)
+  params = families.random(CONFIG, seed=1).params
+  families.save(folder, CONFIG, params, tokenizer=vocabulary)
   model = runs.ModelConfig(CONFIG, str(folder), dtype="float32")
   return model, *model.load(), vocabularies.load(folder)
 
@@ -47,7 +47,7 @@ def run_of(base, monkeypatch, tmp_path):
   def install(config=HYPER):
     producer = NoPhi() if config is None else config.build(downstream, encode, nnx.Rngs(3))
     run = runs.Run(
-      tmp_path / "run", model, downstream, producer, 7, vocabulary, PROMPT, fingerprint, "",
+      tmp_path / "run", model, downstream, producer, 7, vocabulary, PROMPT, fingerprint, "", False,
       {"hypermodel": type(config).__name__, "step": 7, "data": "abc"},
     )  # fmt: skip
     monkeypatch.setattr(runs, "load", lambda folder, source=None: run)

@@ -18,7 +18,7 @@ from safetensors.numpy import load_file, save_file
 from hyperjax import adapters
 from hyperjax.core import masks
 from hyperjax.core import phi as phi_lib
-from hyperjax.models import llama_weights
+from hyperjax.models import families
 from hyperjax.models.generate import generate
 from hyperjax.models.llama import Llama
 
@@ -55,7 +55,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def loaded(folder):
-  return llama_weights.load(folder)
+  return families.load(folder)
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from hyperjax import convert
+from hyperjax import convert, sources
 from hyperjax.data import vocabularies
-from hyperjax.models import llama_weights, weights
+from hyperjax.models import families, tensor_files, weights
 from hyperjax.models.llama import LlamaConfig
 
 CONFIG = LlamaConfig(
@@ -20,11 +20,11 @@ CONFIG = LlamaConfig(
 def source(tmp_path_factory):
   """A tiny model with the embedded model's tokenizer."""
   folder = tmp_path_factory.mktemp("source") / "model"
-  llama_weights.save(
+  families.save(
     folder,
     CONFIG,
-    llama_weights.random(CONFIG).params,
-    tokenizer=vocabularies.load(weights.EMBEDDED),
+    families.random(CONFIG).params,
+    tokenizer=vocabularies.load(sources.EMBEDDED),
     max_positions=123,
   )
   return folder
@@ -33,15 +33,15 @@ def source(tmp_path_factory):
 def test_the_copy_is_the_source_and_its_fingerprint_is_printed(source, tmp_path, capsys):
   out = tmp_path / "deep" / "copy"
   assert convert.main(["--source", str(source), "--out", str(out)]) == 0
-  assert llama_weights.fingerprint(out) in capsys.readouterr().out
-  one, other = llama_weights.load(source), llama_weights.load(out)
+  assert families.fingerprint(out) in capsys.readouterr().out
+  one, other = families.load(source), families.load(out)
   assert one.config == other.config
   ours, copied = dict(weights.leaves(one.params)), dict(weights.leaves(other.params))
   assert ours.keys() == copied.keys()
   for path in ours:
     np.testing.assert_array_equal(ours[path], copied[path], err_msg=path)
   assert vocabularies.load(out).fingerprint == vocabularies.load(source).fingerprint
-  assert other.fingerprint == llama_weights.fingerprint(out) == one.fingerprint
+  assert other.fingerprint == families.fingerprint(out) == one.fingerprint
   raw = json.loads((out / "config.json").read_text())
   assert (raw["bos_token_id"], raw["eos_token_id"], raw["max_position_embeddings"]) == (1, 2, 123)
 
@@ -50,14 +50,35 @@ def test_a_copy_without_loss_goes_by_its_originals_fingerprint(source, tmp_path,
   half, whole = tmp_path / "half", tmp_path / "whole"
   convert.main(["--source", str(source), "--out", str(half), "--dtype", "bfloat16"])
   assert convert.main(["--source", str(half), "--out", str(whole)]) == 0
-  assert llama_weights.fingerprint(whole) == llama_weights.load(whole).fingerprint
-  assert llama_weights.fingerprint(whole) == llama_weights.fingerprint(half)
+  assert families.fingerprint(whole) == families.load(whole).fingerprint
+  assert families.fingerprint(whole) == families.fingerprint(half)
   note = whole / "hyperjax_origin.json"
   note.write_text("{}")
   with pytest.raises(ValueError, match="hyperjax_origin.json is damaged: delete it"):
-    llama_weights.fingerprint(whole)
+    families.fingerprint(whole)
   note.unlink()
-  assert llama_weights.fingerprint(whole) != llama_weights.fingerprint(half)
+  assert families.fingerprint(whole) != families.fingerprint(half)
+
+
+def test_a_half_sized_copy_of_a_half_sized_source_loses_nothing(source, tmp_path):
+  half, copy, other = (str(tmp_path / name) for name in ("half", "copy", "other"))
+  convert.main(["--source", str(source), "--out", half, "--dtype", "bfloat16"])
+  assert convert.main(["--source", half, "--out", copy, "--dtype", "bfloat16"]) == 0
+  assert families.fingerprint(copy) == families.fingerprint(half)
+  assert (tmp_path / "copy/hyperjax_origin.json").exists()
+  convert.main(["--source", half, "--out", other, "--dtype", "float16"])
+  assert families.fingerprint(other) != families.fingerprint(half)
+  assert not (tmp_path / "other/hyperjax_origin.json").exists()
+
+
+def test_no_copy_is_ever_seen_without_its_origin(source, tmp_path, monkeypatch):
+  def killed(*_):
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(weights, "note_origin", killed)
+  with pytest.raises(KeyboardInterrupt):
+    convert.main(["--source", str(source), "--out", str(tmp_path / "copy")])
+  assert not list(tmp_path.iterdir())
 
 
 def test_a_copy_that_has_changed_is_a_model_of_its_own(source, tmp_path):
@@ -67,10 +88,10 @@ def test_a_copy_that_has_changed_is_a_model_of_its_own(source, tmp_path):
   contents = bytearray(file.read_bytes())
   contents[-1] ^= 1
   file.write_bytes(contents)
-  changed = llama_weights.fingerprint(out)
-  assert changed != llama_weights.fingerprint(source)
+  changed = families.fingerprint(out)
+  assert changed != families.fingerprint(source)
   (out / "hyperjax_origin.json").unlink()
-  assert llama_weights.fingerprint(out) == changed
+  assert families.fingerprint(out) == changed
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
@@ -78,9 +99,9 @@ def test_the_dtype_is_the_files(dtype, source, tmp_path):
   out = str(tmp_path / "m")
   assert convert.main(["--source", str(source), "--out", out, "--dtype", dtype]) == 0
   assert json.loads((tmp_path / "m" / "config.json").read_text())["torch_dtype"] == dtype
-  tensors = weights.open_tensors(tmp_path / "m")
+  tensors = tensor_files.open_tensors(tmp_path / "m")
   assert {str(tensors.tensor(name).dtype) for name in tensors.shapes} == {dtype}
-  assert llama_weights.fingerprint(out) != llama_weights.fingerprint(source)
+  assert families.fingerprint(out) != families.fingerprint(source)
 
 
 def test_a_folder_with_something_in_it_is_left_alone(source, tmp_path, capsys):
@@ -98,11 +119,11 @@ def test_an_empty_folder_is_filled(source, tmp_path):
 def test_an_unknown_source_is_one_sentence(tmp_path, capsys):
   assert convert.main(["--source", "nowhere", "--out", str(tmp_path / "m")]) == 1
   error = capsys.readouterr().err
-  assert "'nowhere'" in error and weights.EMBEDDED in error and error.count("\n") == 1
+  assert "'nowhere'" in error and sources.EMBEDDED in error and error.count("\n") == 1
   assert not (tmp_path / "m").exists()
 
 
 def test_the_help_teaches_with_examples(capsys):
   with pytest.raises(SystemExit):
     convert.main(["--help"])
-  assert f"hyperjax convert --source {weights.EMBEDDED} --out" in capsys.readouterr().out
+  assert f"hyperjax convert --source {sources.EMBEDDED} --out" in capsys.readouterr().out

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 
-from hyperjax import adapters, predict
+from hyperjax import adapters, predict, sources
 from hyperjax.core import phi as phi_lib
 from hyperjax.data import prompts, vocabularies
-from hyperjax.models import llama_weights
+from hyperjax.models import families
 from hyperjax.models.generate import generate
 from hyperjax.models.llama import Llama, LlamaConfig
 
@@ -24,20 +24,20 @@ INPUTS = ["mouse", "three hundred and five", "a", "The quick brown fox jumps ove
 
 @pytest.fixture(scope="module")
 def vocabulary():
-  return vocabularies.load(llama_weights.EMBEDDED)
+  return vocabularies.load(sources.EMBEDDED)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, vocabulary):
   path = tmp_path_factory.mktemp("base") / "model"
-  params = llama_weights.random(CONFIG, seed=1).params
-  llama_weights.save(path, CONFIG, params, tokenizer=vocabulary, max_positions=128)
+  params = families.random(CONFIG, seed=1).params
+  families.save(path, CONFIG, params, tokenizer=vocabulary, max_positions=128)
   return path
 
 
 @pytest.fixture(scope="module")
 def model(folder):
-  params = llama_weights.load(folder).params
+  params = families.load(folder).params
   graph = nnx.graphdef(nnx.eval_shape(lambda: Llama(CONFIG, rngs=nnx.Rngs(0))))
   return nnx.merge(graph, params)
 
@@ -64,7 +64,7 @@ def made(tmp_path_factory, folder, model):
   """Folders of three adapters, and their phis."""
   root = tmp_path_factory.mktemp("adapters")
   base = adapters.Base(
-    str(folder), CONFIG, llama_weights.fingerprint(folder), vocabularies.load(folder).fingerprint
+    str(folder), CONFIG, families.fingerprint(folder), vocabularies.load(folder).fingerprint
   )
   out = {}
   for seed, (name, spec) in enumerate(PHIS.items()):
@@ -216,8 +216,8 @@ def test_a_wrong_argument_is_named(made, capsys, arguments, message):
 
 
 def test_another_model_is_refused(made, capsys, tmp_path, vocabulary):
-  params = llama_weights.random(CONFIG, seed=2).params
-  llama_weights.save(tmp_path / "other", CONFIG, params, tokenizer=vocabulary)
+  params = families.random(CONFIG, seed=2).params
+  families.save(tmp_path / "other", CONFIG, params, tokenizer=vocabulary)
   status, _, err = run(
     capsys, "--adapter", made["short"][0], "--input", "mouse", "--model", tmp_path / "other"
   )

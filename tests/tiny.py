@@ -18,9 +18,9 @@ import orbax.checkpoint as ocp
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from hyperjax import launch, train
+from hyperjax import launch, sources, train
 from hyperjax.data import vocabularies
-from hyperjax.models import llama_weights
+from hyperjax.models import families
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 STEPS = 40
@@ -138,9 +138,9 @@ def make(base: pathlib.Path) -> Tiny:
   tiny.gin.write_text(text)
   given = launch.arguments([tiny.gin], "hyperjax.train", "train", bindings=["MODEL_DIR='none'"])
   config = given["model"].architecture
-  params = llama_weights.random(config, seed=1).params
-  vocabulary = vocabularies.load(llama_weights.EMBEDDED)
-  llama_weights.save(tiny.model, config, params, tokenizer=vocabulary, max_positions=256)
+  params = families.random(config, seed=1).params
+  vocabulary = vocabularies.load(sources.EMBEDDED)
+  families.save(tiny.model, config, params, tokenizer=vocabulary, max_positions=256)
   with shared_programs(tiny):
     assert tiny.train(tiny.run, EVAL_PERIOD=STEPS) == 0
   return tiny

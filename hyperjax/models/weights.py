@@ -1,8 +1,7 @@
-"""Weights on disk, for every model family: files read lazily tensor by tensor, tables that say
-which tensor is which array, fingerprints, and Hugging Face folders written whole or not at all.
+"""Weights of any model family: which tensor of a file is which of our arrays, models read one array
+at a time, fingerprints, and Hugging Face folders written whole or not at all.
 """
 
-import abc
 import dataclasses
 import hashlib
 import json
@@ -10,32 +9,20 @@ import math
 import operator
 import os
 import pathlib
+import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
-import ml_dtypes
 import numpy as np
+from flax import nnx
 
-from hyperjax import sources
-from hyperjax.sources import EMBEDDED, resolve
-
-__all__ = [
-  "EMBEDDED", "resolve", "Entry", "Loaded", "open_tensors", "read", "write", "fingerprint",
-  "identity", "note_origin",
-]
+from hyperjax.models.tensor_files import INDEX, Tensors
 
 _ORIGIN = "hyperjax_origin.json"
 _END = 64 * 1024
-_SAFETENSORS = {
-  "F64": np.dtype(np.float64),
-  "F32": np.dtype(np.float32),
-  "F16": np.dtype(np.float16),
-  "BF16": np.dtype(ml_dtypes.bfloat16),
-}
-_INDEX = "model.safetensors.index.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,12 +34,14 @@ class Loaded:
     params: nested dict of arrays, as nnx.to_pure_dict(nnx.state(model)).
     fingerprint: hex digest that names the model; adapters carry it.
     source: what was asked for.
+    exact: whether every number is the source's own, none rounded to a narrower type.
   """
 
   config: Any
   params: dict[str, Any]
   fingerprint: str
   source: str
+  exact: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,12 +54,15 @@ class Entry:
     num_inputs: how many leading axes of our kernel are inputs, which files hold as a matrix
       [outputs, inputs]; 0 where our array is the file's.
     rotated_heads: for GGUF, heads whose rows llama.cpp reorders for its interleaved RoPE; else 0.
+    aliases: other names under which a file may hold the same tensor, in place of the name or
+      beside it.
   """
 
   path: str
   names: Mapping[str, str]
   num_inputs: int = 0
   rotated_heads: int = 0
+  aliases: tuple[str, ...] = ()
 
   def file_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
     """The file's shape of our (one layer's) array of `shape`."""
@@ -92,123 +84,30 @@ class Entry:
     return np.ascontiguousarray(x.reshape(math.prod(x.shape[: self.num_inputs]), -1).T)
 
 
-class Tensors(abc.ABC):
-  """A file or folder of named tensors, read one at a time.
+@dataclasses.dataclass(frozen=True)
+class Family:
+  """What differs between the files of model families; `families` does the rest for all of them.
 
   Attributes:
-    format: 'hf' or 'gguf'.
-    shapes: name -> shape.
+    name: `model_type` in config.json, `general.architecture` in GGUF.
+    config: the class of its configurations.
+    model: the class of its models.
+    table: configuration -> which of our arrays is which tensor.
+    from_hf: (config.json, where it lies) -> configuration, and the longest text that the model was
+      trained for in tokens (None where it has no limit).
+    to_hf: (configuration, longest text or None) -> config.json.
+    from_gguf: file -> as `from_hf`; None where GGUF files of this family are not read.
+    unused: names of tensors that files may hold although no model reads them.
   """
 
-  format: str
-  shapes: Mapping[str, tuple[int, ...]]
-
-  @abc.abstractmethod
-  def tensor(self, name: str) -> np.ndarray:
-    """One tensor, read now."""
-
-  @abc.abstractmethod
-  def extent(self, name: str) -> tuple[pathlib.Path, int, int]:
-    """The file that holds a tensor, its first byte there and the one after its last."""
-
-
-class Safetensors(Tensors):
-  """The safetensors of a Hugging Face folder, one file or sharded."""
-
-  format = "hf"
-
-  def __init__(self, folder: pathlib.Path):
-    self._entries: dict[str, tuple[pathlib.Path, int, int, np.dtype]] = {}
-    self.shapes: dict[str, tuple[int, ...]] = {}
-    index = folder / _INDEX
-    single = folder / "model.safetensors"
-    if index.exists():
-      listed = json.loads(index.read_text())["weight_map"]
-      for shard in sorted(set(listed.values())):
-        if not (folder / shard).exists():
-          raise FileNotFoundError(f"{index} names the shard {shard!r}, which is not in {folder}")
-        self._add(folder / shard)
-      if listed.keys() != self.shapes.keys():
-        odd = sorted(listed.keys() ^ self.shapes.keys())[0]
-        raise ValueError(f"{index} and its shards disagree about the tensor {odd!r}")
-    elif single.exists():
-      self._add(single)
-    else:
-      raise FileNotFoundError(
-        f"{folder} holds neither model.safetensors nor {_INDEX}; weights in other formats (such as "
-        "pytorch_model.bin) are not read"
-      )
-
-  def _add(self, path: pathlib.Path) -> None:
-    size = path.stat().st_size
-    with open(path, "rb") as f:
-      length = int.from_bytes(f.read(8), "little")
-      if size < 8 + length:
-        raise ValueError(f"{path} is cut short: its header ends at byte {8 + length} of {size}")
-      header = json.loads(f.read(length))
-    header.pop("__metadata__", None)
-    for name, entry in header.items():
-      if name in self.shapes:
-        raise ValueError(f"{path} holds the tensor {name!r}, which another shard holds too")
-      if entry["dtype"] not in _SAFETENSORS:
-        raise ValueError(
-          f"{path}: tensor {name!r} has dtype {entry['dtype']}; allowed: {sorted(_SAFETENSORS)}"
-        )
-      first, last = (8 + length + x for x in entry["data_offsets"])
-      if last > size:
-        raise ValueError(f"{path} is cut short: tensor {name!r} ends at byte {last} of {size}")
-      self._entries[name] = path, first, last, _SAFETENSORS[entry["dtype"]]
-      self.shapes[name] = tuple(entry["shape"])
-
-  def tensor(self, name: str) -> np.ndarray:
-    path, first, last, dtype = self._entries[name]
-    flat = np.fromfile(path, dtype, (last - first) // dtype.itemsize, offset=first)
-    return flat.reshape(self.shapes[name])
-
-  def extent(self, name: str) -> tuple[pathlib.Path, int, int]:
-    return self._entries[name][:3]
-
-
-class Gguf(Tensors):
-  """A GGUF file, dequantised to float32 tensor by tensor."""
-
-  format = "gguf"
-
-  def __init__(self, path: pathlib.Path):
-    self.path = path
-    self._table = sources.gguf_header(path).tensors
-    self.shapes = {name: t.shape for name, t in self._table.items()}
-
-  def tensor(self, name: str) -> np.ndarray:
-    from gguf import GGMLQuantizationType
-    from gguf.quants import dequantize
-
-    _, first, last = self.extent(name)
-    raw = np.fromfile(self.path, np.uint8, last - first, offset=first)
-    kind = GGMLQuantizationType(self._table[name].kind)
-    shape = self.shapes[name]
-    rows = raw.reshape(-1, len(raw) // math.prod(shape[:-1]))
-    if kind == GGMLQuantizationType.F32:
-      return rows.view(np.float32).reshape(shape)
-    try:
-      return dequantize(rows, kind).reshape(shape)
-    except NotImplementedError as e:
-      raise ValueError(f"{self.path}: tensor {name!r} is of the unknown kind {kind.name}") from e
-
-  def extent(self, name: str) -> tuple[pathlib.Path, int, int]:
-    from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
-
-    t = self._table[name]
-    block, size = GGML_QUANT_SIZES[GGMLQuantizationType(t.kind)]
-    last = t.offset + math.prod(t.shape) // block * size
-    if last > self.path.stat().st_size:
-      raise ValueError(f"{self.path} is cut short: tensor {name!r} ends at byte {last}")
-    return self.path, t.offset, last
-
-
-def open_tensors(path: pathlib.Path) -> Tensors:
-  """The tensors of a GGUF file or of a Hugging Face folder."""
-  return Safetensors(path) if path.is_dir() else Gguf(path)
+  name: str
+  config: type
+  model: type[nnx.Module]
+  table: Callable[[Any], list[Entry]]
+  from_hf: Callable[[Mapping[str, Any], pathlib.Path], tuple[Any, int | None]]
+  to_hf: Callable[[Any, int | None], dict[str, Any]]
+  from_gguf: Callable[[pathlib.Path], tuple[Any, int | None]] | None = None
+  unused: re.Pattern[str] = re.compile(r"(?!)")
 
 
 def leaves(tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
@@ -221,12 +120,17 @@ def leaves(tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]
       yield where, value
 
 
-def _names(entry: Entry, shape: tuple[int, ...], fmt: str) -> list[tuple[str, tuple[int, ...]]]:
+def _parts(name: str, shape: tuple[int, ...]) -> list[tuple[str, tuple[int, ...]]]:
   """The file's names of an array, and the shape of ours under each (one layer where stacked)."""
-  name = entry.names[fmt]
   if "{}" not in name:
     return [(name, shape)]
   return [(name.format(layer), shape[1:]) for layer in range(shape[0])]
+
+
+def _present(entry: Entry, tensors: Tensors) -> list[str]:
+  """The names under which a file holds an array; the proper one where it has none of them."""
+  name = entry.names[tensors.format]
+  return [n for n in (name, *entry.aliases) if n in tensors.shapes] or [name]
 
 
 def check_tensors(
@@ -234,30 +138,40 @@ def check_tensors(
   table: Sequence[Entry],
   abstract: Mapping[str, Any],
   where: pathlib.Path,
-  ignored: Set[str] = frozenset(),
+  unused: re.Pattern[str],
 ) -> None:
   """Refuses a file that is not exactly what `abstract` (a tree of shapes) needs.
 
   Raises:
-    ValueError: names a missing tensor, an unused one, or one of another shape.
+    ValueError: names a missing tensor, an unused one, or one of another shape; or two tensors that
+      ought to be one and differ.
   """
   shapes = {path: leaf.shape for path, leaf in leaves(abstract)}
   want = {}
   for entry in table:
-    for name, shape in _names(entry, shapes[entry.path], tensors.format):
-      want[name] = entry.file_shape(shape)
+    for present in _present(entry, tensors):
+      for name, shape in _parts(present, shapes[entry.path]):
+        want[name] = entry.file_shape(shape)
   missing = sorted(want.keys() - tensors.shapes.keys())
   if missing:
     raise ValueError(f"{where} lacks {_several(missing)}, which its configuration calls for")
-  unused = sorted(tensors.shapes.keys() - want.keys() - ignored)
-  if unused:
-    raise ValueError(f"{where} holds {_several(unused)}, for which its configuration has no use")
+  extra = sorted(n for n in tensors.shapes.keys() - want.keys() if not unused.fullmatch(n))
+  if extra:
+    raise ValueError(f"{where} holds {_several(extra)}, for which its configuration has no use")
   for name, shape in want.items():
     if tuple(tensors.shapes[name]) != shape:
       raise ValueError(
         f"{where}: tensor {name!r} has shape {tuple(tensors.shapes[name])}, its configuration says "
         f"{shape}"
       )
+  for entry in table:
+    first, *others = _present(entry, tensors)
+    for other in others:
+      if not np.array_equal(tensors.tensor(first), tensors.tensor(other)):
+        raise ValueError(
+          f"{where}: tensors {first!r} and {other!r} differ; its configuration says that they are "
+          "one"
+        )
 
 
 def _several(names: Sequence[str]) -> str:
@@ -266,25 +180,30 @@ def _several(names: Sequence[str]) -> str:
 
 
 def read(
-  tensors: Tensors, table: Sequence[Entry], abstract: Mapping[str, Any], dtype: Any
-) -> dict[str, Any]:
-  """Reads all arrays, one stacked array at a time, so that there is no second copy of the model."""
-  dtype = np.dtype(dtype)
-  shapes = {path: leaf.shape for path, leaf in leaves(abstract)}
+  tensors: Tensors, table: Sequence[Entry], abstract: Mapping[str, Any]
+) -> tuple[dict[str, Any], bool]:
+  """Reads all arrays, one stacked array at a time, so that there is no second copy of the model.
+
+  Returns:
+    The arrays in the types that `abstract` has, and whether none of them is narrower than the
+    file's.
+  """
+  targets = dict(leaves(abstract))
   out: dict[str, Any] = {}
+  exact = True
   for entry in table:
-    shape = shapes[entry.path]
-    names = _names(entry, shape, tensors.format)
-    host = np.empty(shape, dtype)
-    for index, (name, part) in enumerate(names):
-      target = host if part == shape else host[index]
+    leaf = targets[entry.path]
+    host = np.empty(leaf.shape, leaf.dtype)
+    for index, (name, part) in enumerate(_parts(_present(entry, tensors)[0], leaf.shape)):
+      target = host if part == leaf.shape else host[index]
       target[...] = entry.ours(tensors.tensor(name), part, tensors.format)
+      exact = exact and np.can_cast(tensors.dtype(name), host.dtype)
     *parents, last = entry.path.split(".")
     node = out
     for parent in parents:
       node = node.setdefault(parent, {})
     node[last] = jax.block_until_ready(jax.device_put(host, may_alias=False))
-  return out
+  return out, exact
 
 
 def fingerprint(tensors: Tensors, config: Any) -> str:
@@ -315,13 +234,10 @@ def identity(path: pathlib.Path, tensors: Tensors, config: Any) -> str:
   return own
 
 
-def note_origin(path: pathlib.Path, tensors: Tensors, config: Any, original: str) -> None:
-  """Records in a folder the fingerprint of the model that it is a copy of."""
-  temporary = path / f".{_ORIGIN}.partial"
-  temporary.write_text(
-    json.dumps({"original": original, "copy": fingerprint(tensors, config)}, indent=1)
-  )
-  temporary.rename(path / _ORIGIN)
+def note_origin(folder: pathlib.Path, tensors: Tensors, config: Any, original: str) -> None:
+  """Records in an unfinished folder the fingerprint of the model that it is a copy of."""
+  note = {"original": original, "copy": fingerprint(tensors, config)}
+  (folder / _ORIGIN).write_text(json.dumps(note, indent=1))
 
 
 def write(
@@ -340,7 +256,7 @@ def write(
     table: which array is which tensor.
     params: our arrays.
     config: the contents of config.json.
-    extra: adds further files (the tokenizer) to the unfinished folder.
+    extra: adds further files (the tokenizer, the origin) to the unfinished folder.
     max_shard_bytes: model.safetensors is split where it would grow larger.
 
   Raises:
@@ -370,7 +286,7 @@ def _write_tensors(folder, table, params, max_shard_bytes) -> None:
   jobs = []
   for entry in table:
     array = arrays[entry.path]
-    for index, (name, shape) in enumerate(_names(entry, array.shape, "hf")):
+    for index, (name, shape) in enumerate(_parts(entry.names["hf"], array.shape)):
       size = math.prod(shape) * array.dtype.itemsize
       jobs.append((name, entry, array, None if shape == array.shape else index, size))
   shards: list[list] = [[]]
@@ -390,4 +306,4 @@ def _write_tensors(folder, table, params, max_shard_bytes) -> None:
   if len(shards) > 1:
     total = {"total_size": sum(job[-1] for job in jobs)}
     index = {"metadata": total, "weight_map": dict(sorted(where.items()))}
-    (folder / _INDEX).write_text(json.dumps(index, indent=2) + "\n")
+    (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")

@@ -17,7 +17,7 @@ from flax import nnx
 from safetensors.numpy import load_file, save_file
 
 from hyperjax.core.positions import Llama3Scaling, rope_frequencies
-from hyperjax.models import llama_weights, weights
+from hyperjax.models import families, weights
 from hyperjax.models.llama import Llama, LlamaConfig
 
 CONFIG = LlamaConfig(
@@ -40,14 +40,14 @@ def assert_same(one, other) -> None:
     np.testing.assert_array_equal(one[path], other[path], err_msg=path)
 
 
-random = functools.cache(llama_weights.random)
+random = functools.cache(families.random)
 
 
 @pytest.fixture
 def folder(tmp_path):
   """A saved tiny model."""
   path = tmp_path / "model"
-  llama_weights.save(path, CONFIG, random(CONFIG).params)
+  families.save(path, CONFIG, random(CONFIG).params)
   return path
 
 
@@ -69,48 +69,48 @@ def edit_tensors(folder, edit) -> None:
 @pytest.mark.parametrize("config", [CONFIG, UNTIED])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
 def test_saving_and_loading_changes_no_bit(config, dtype, tmp_path):
-  loaded = llama_weights.random(config, dtype=dtype)
-  llama_weights.save(tmp_path / "m", config, loaded.params, max_positions=77)
-  again = llama_weights.load(tmp_path / "m", dtype=dtype)
+  loaded = families.random(config, dtype=dtype)
+  families.save(tmp_path / "m", config, loaded.params, max_positions=77)
+  again = families.load(tmp_path / "m", dtype=dtype)
   assert again.config == config
   assert_same(again.params, loaded.params)
-  assert llama_weights.context_length(tmp_path / "m") == 77
+  assert families.context_length(tmp_path / "m") == 77
 
 
 def test_the_parameters_are_the_models_own_tree(folder):
   state = nnx.to_pure_dict(nnx.state(Llama(CONFIG, rngs=nnx.Rngs(0))))
   shapes = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
-  assert shapes(llama_weights.load(folder).params) == shapes(state)
+  assert shapes(families.load(folder).params) == shapes(state)
 
 
 def test_shards_change_neither_parameters_nor_fingerprint(folder, tmp_path):
-  whole = llama_weights.load(folder)
-  llama_weights.save(tmp_path / "parts", CONFIG, whole.params, max_shard_bytes=20_000)
+  whole = families.load(folder)
+  families.save(tmp_path / "parts", CONFIG, whole.params, max_shard_bytes=20_000)
   files = sorted(p.name for p in (tmp_path / "parts").glob("*.safetensors"))
   assert len(files) > 2 and "model.safetensors" not in files
-  parts = llama_weights.load(tmp_path / "parts")
+  parts = families.load(tmp_path / "parts")
   assert_same(parts.params, whole.params)
-  assert parts.fingerprint == whole.fingerprint == llama_weights.fingerprint(folder)
+  assert parts.fingerprint == whole.fingerprint == families.fingerprint(folder)
 
 
 def test_a_missing_shard_is_named(tmp_path):
-  llama_weights.save(tmp_path / "m", CONFIG, random(CONFIG).params, max_shard_bytes=20_000)
+  families.save(tmp_path / "m", CONFIG, random(CONFIG).params, max_shard_bytes=20_000)
   victim = sorted((tmp_path / "m").glob("*.safetensors"))[1]
   victim.unlink()
   with pytest.raises(FileNotFoundError, match=victim.name):
-    llama_weights.load(tmp_path / "m")
+    families.load(tmp_path / "m")
 
 
 def test_a_fingerprint_sees_config_name_shape_and_bytes(folder):
-  first = llama_weights.fingerprint(folder)
+  first = families.fingerprint(folder)
   edit_config(folder, rope_theta=123.0)
-  second = llama_weights.fingerprint(folder)
+  second = families.fingerprint(folder)
 
   def touch(tensors):
     tensors["model.norm.weight"][-1] += 1
 
   edit_tensors(folder, touch)
-  assert len({first, second, llama_weights.fingerprint(folder)}) == 3
+  assert len({first, second, families.fingerprint(folder)}) == 3
 
 
 @pytest.mark.parametrize(("key", "value"), [
@@ -132,7 +132,7 @@ def test_a_fingerprint_sees_config_name_shape_and_bytes(folder):
 def test_a_key_that_would_change_the_numbers_is_refused_by_name(key, value, folder):
   edit_config(folder, **{key: value})
   with pytest.raises(ValueError, match="would change the model's numbers") as e:
-    llama_weights.load(folder)
+    families.load(folder)
   assert "config.json" in str(e.value)
   assert key in str(e.value) or "partial_rotary_factor" in str(e.value)
 
@@ -146,7 +146,7 @@ def test_a_key_that_would_change_the_numbers_is_refused_by_name(key, value, fold
 ])
 def test_harmless_keys_and_defaults_give_the_same_config(changes, folder):
   edit_config(folder, **changes)
-  assert llama_weights.read_config(folder) == CONFIG
+  assert families.read_config(folder) == CONFIG
 
 
 def test_llama3_scaling_is_read_in_every_form(folder):
@@ -162,67 +162,67 @@ def test_llama3_scaling_is_read_in_every_form(folder):
      "rope_parameters": {"rope_type": "llama3", "rope_theta": 10000.0, **scaling}},
   ):
     edit_config(folder, **changes)
-    assert llama_weights.read_config(folder) == dataclasses.replace(CONFIG, rope_scaling=want)
+    assert families.read_config(folder) == dataclasses.replace(CONFIG, rope_scaling=want)
   del scaling["high_freq_factor"]
   edit_config(folder, rope_parameters={"rope_type": "llama3", **scaling})
   with pytest.raises(ValueError, match="lacks 'high_freq_factor'"):
-    llama_weights.read_config(folder)
+    families.read_config(folder)
 
 
 def test_a_missing_tensor_is_named(folder):
   edit_tensors(folder, lambda t: t.pop("model.layers.1.self_attn.k_proj.weight"))
   with pytest.raises(ValueError, match="lacks the tensor 'model.layers.1.self_attn.k_proj.weight'"):
-    llama_weights.load(folder)
+    families.load(folder)
 
 
 def test_an_unused_tensor_is_named(folder):
   bias = {"model.layers.0.self_attn.q_proj.bias": np.zeros(32, np.float32)}
   edit_tensors(folder, lambda t: t.update(bias))
   with pytest.raises(ValueError, match=r"holds the tensor 'model.layers.0.self_attn.q_proj.bias'"):
-    llama_weights.load(folder)
+    families.load(folder)
 
 
 def test_a_tensor_of_another_shape_is_named(folder):
   edit_config(folder, intermediate_size=60)
   with pytest.raises(ValueError, match=r"'model.layers.0.mlp.\w+_proj.weight' has shape"):
-    llama_weights.load(folder)
+    families.load(folder)
 
 
 def test_a_tied_head_may_be_stored_if_it_repeats_the_embedding(folder):
   head = load_file(folder / "model.safetensors")["model.embed_tokens.weight"]
   edit_tensors(folder, lambda t: t.update({"lm_head.weight": head}))
-  assert llama_weights.load(folder).config == CONFIG
+  assert families.load(folder).config == CONFIG
   edit_tensors(folder, lambda t: t.update({"lm_head.weight": 1 + head}))
-  with pytest.raises(ValueError, match=r"holds the tensor 'lm_head.weight'"):
-    llama_weights.load(folder)
+  with pytest.raises(ValueError, match="'model.embed_tokens.weight' and 'lm_head.weight' differ"):
+    families.load(folder)
 
 
 def test_buffers_of_old_checkpoints_are_passed_over(folder):
   buffer = {"model.layers.0.self_attn.rotary_emb.inv_freq": np.zeros(4, np.float32)}
   edit_tensors(folder, lambda t: t.update(buffer))
-  assert llama_weights.load(folder).config == CONFIG
+  assert families.load(folder).config == CONFIG
 
 
 def test_a_source_that_is_not_the_configured_model_is_refused(folder):
   other = dataclasses.replace(CONFIG, rope_theta=5e5)
   with pytest.raises(ValueError, match=r"has rope_theta 10000.0, the configured model 500000.0"):
-    llama_weights.load(folder, config=other)
-  assert llama_weights.load(folder, config=CONFIG).config == CONFIG
+    families.load(folder, config=other)
+  assert families.load(folder, config=CONFIG).config == CONFIG
 
 
 def test_random_weights_are_never_silent():
   with pytest.raises(ValueError, match="'random' needs an explicit config"):
-    llama_weights.load("random")
-  one, same, other = (llama_weights.load("random", config=CONFIG, seed=s) for s in (0, 0, 1))
+    families.load("random")
+  one, same, other = (families.load("random", config=CONFIG, seed=s) for s in (0, 0, 1))
   assert_same(one.params, same.params)
   assert one.fingerprint == same.fingerprint != other.fingerprint
   assert not np.array_equal(one.params["embed"], other.params["embed"])
 
 
 def test_an_existing_folder_is_kept_and_a_failed_one_leaves_nothing(folder, tmp_path):
-  loaded = llama_weights.load(folder)
+  loaded = families.load(folder)
   with pytest.raises(FileExistsError, match="not empty"):
-    llama_weights.save(folder, CONFIG, loaded.params)
+    families.save(folder, CONFIG, loaded.params)
 
   class Broken:
     bos_id, eos_id = None, 0
@@ -232,7 +232,7 @@ def test_an_existing_folder_is_kept_and_a_failed_one_leaves_nothing(folder, tmp_
       raise RuntimeError("disk full")
 
   with pytest.raises(RuntimeError, match="disk full"):
-    llama_weights.save(tmp_path / "new", CONFIG, loaded.params, tokenizer=Broken())
+    families.save(tmp_path / "new", CONFIG, loaded.params, tokenizer=Broken())
   assert [p.name for p in tmp_path.iterdir()] == [folder.name]
 
 
@@ -287,32 +287,32 @@ def write_gguf(path, c: LlamaConfig, folder, kind=None, arch="llama", extra=None
 
 @pytest.mark.parametrize("config", [CONFIG, UNTIED])
 def test_gguf_holds_the_same_model_as_the_folder(config, tmp_path):
-  llama_weights.save(tmp_path / "m", config, random(config).params)
+  families.save(tmp_path / "m", config, random(config).params)
   write_gguf(tmp_path / "m.gguf", config, tmp_path / "m")
-  loaded = llama_weights.load(tmp_path / "m.gguf")
+  loaded = families.load(tmp_path / "m.gguf")
   assert loaded.config == config
-  assert llama_weights.context_length(tmp_path / "m.gguf") == 256
-  assert_same(loaded.params, llama_weights.load(tmp_path / "m").params)
+  assert families.context_length(tmp_path / "m.gguf") == 256
+  assert_same(loaded.params, families.load(tmp_path / "m").params)
 
 
 @pytest.mark.parametrize(("kind", "error"), [("BF16", 0.01), ("F16", 0.002), ("Q8_0", 0.02)])
 def test_gguf_is_dequantised(kind, error, folder, tmp_path):
   write_gguf(tmp_path / "m.gguf", CONFIG, folder, gguf.GGMLQuantizationType[kind])
-  found = flat(llama_weights.load(tmp_path / "m.gguf").params)
-  for path, want in flat(llama_weights.load(folder).params).items():
+  found = flat(families.load(tmp_path / "m.gguf").params)
+  for path, want in flat(families.load(folder).params).items():
     assert np.abs(found[path] - want).max() <= error * np.abs(want).max(), path
 
 
 def test_gguf_of_another_family_or_with_unknown_settings_is_refused(folder, tmp_path):
   write_gguf(tmp_path / "a.gguf", CONFIG, folder, arch="qwen2")
   with pytest.raises(ValueError, match="general.architecture is 'qwen2'"):
-    llama_weights.load(tmp_path / "a.gguf")
+    families.load(tmp_path / "a.gguf")
   write_gguf(tmp_path / "b.gguf", CONFIG, folder, extra=("llama.rope.scaling.factor", 2.0))
   with pytest.raises(ValueError, match="rope.scaling.factor is 2.0"):
-    llama_weights.load(tmp_path / "b.gguf")
+    families.load(tmp_path / "b.gguf")
   write_gguf(tmp_path / "c.gguf", CONFIG, folder, extra=("llama.logit_scale", 0.5))
   with pytest.raises(ValueError, match="logit_scale is 0.5"):
-    llama_weights.load(tmp_path / "c.gguf")
+    families.load(tmp_path / "c.gguf")
 
 
 def test_gguf_rope_frequencies_are_a_known_scaling_or_refused(folder, tmp_path):
@@ -320,11 +320,11 @@ def test_gguf_rope_frequencies_are_a_known_scaling_or_refused(folder, tmp_path):
   wide = dataclasses.replace(CONFIG, rope_theta=5e5)
   freqs = rope_frequencies(8, 5e5) / rope_frequencies(8, 5e5, scaling)
   write_gguf(tmp_path / "m.gguf", wide, folder, freqs=freqs)
-  assert llama_weights.read_config(tmp_path / "m.gguf").rope_scaling == scaling
-  assert llama_weights.load(tmp_path / "m.gguf").config.rope_scaling == scaling
+  assert families.read_config(tmp_path / "m.gguf").rope_scaling == scaling
+  assert families.load(tmp_path / "m.gguf").config.rope_scaling == scaling
   write_gguf(tmp_path / "n.gguf", wide, folder, freqs=2 * freqs)
   with pytest.raises(ValueError, match="'rope_freqs.weight' is no known Llama 3 scaling"):
-    llama_weights.read_config(tmp_path / "n.gguf")
+    families.read_config(tmp_path / "n.gguf")
 
 
 PUBLISHED = {
@@ -357,22 +357,23 @@ def test_the_gin_files_describe_the_published_models(name):
 def test_every_gin_file_of_a_model_is_tested():
   assert {p.stem for p in MODELS.glob("llama*.gin")} <= PUBLISHED.keys() | {"llama_tiny"}
   config, source = gin_model("llama_tiny")
-  assert llama_weights.load(source, config=config).config == config
+  assert families.load(source, config=config).config == config
 
 
 def test_the_embedded_model_is_what_its_gin_file_says():
   config, source = gin_model("smollm2_135m")
-  assert llama_weights.read_config(source) == config
+  assert families.read_config(source) == config
 
 
 def test_loading_never_holds_the_model_twice():
   script = (
     "import re, jax\n"
-    "from hyperjax.models import llama_weights as w\n"
+    "from hyperjax import sources\n"
+    "from hyperjax.models import families as w\n"
     "status = lambda: open('/proc/self/status').read()\n"
     "peak = lambda: 1024 * int(re.search(r'VmHWM:\\s*(\\d+)', status()).group(1))\n"
     "before = peak()\n"
-    "params = w.load(w.EMBEDDED).params\n"
+    "params = w.load(sources.EMBEDDED).params\n"
     "print((peak() - before) / sum(x.nbytes for x in jax.tree.leaves(params)))\n"
   )
   root = pathlib.Path(__file__).parents[2]

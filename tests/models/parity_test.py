@@ -12,11 +12,11 @@ import torch
 import transformers
 from flax import nnx
 
-from hyperjax import convert
+from hyperjax import convert, sources
 from hyperjax.core.batch import DecoderQuery
 from hyperjax.core.positions import Llama3Scaling
 from hyperjax.data import vocabularies
-from hyperjax.models import llama_weights
+from hyperjax.models import families, weights
 from hyperjax.models.llama import Llama, LlamaConfig
 
 TOLERANCE = 1e-3
@@ -73,8 +73,8 @@ def random_tokens(vocab_size: int) -> np.ndarray:
 @pytest.mark.parametrize("name", CONFIGS)
 def test_hugging_face_computes_our_logits_from_what_we_save(name, tmp_path):
   config = LlamaConfig(**{**BASE, **CONFIGS[name]})
-  loaded = llama_weights.random(config, seed=1)
-  llama_weights.save(tmp_path / "m", config, loaded.params)
+  loaded = families.random(config, seed=1)
+  families.save(tmp_path / "m", config, loaded.params)
   tokens = random_tokens(config.vocab_size)
   ours = our_logits(config, loaded.params, tokens)
   assert_equal(ours, their_logits(hugging_face(tmp_path / "m"), tokens))
@@ -100,7 +100,7 @@ def test_we_compute_hugging_faces_logits_from_what_it_saves(name, tmp_path):
   ))
   model.save_pretrained(tmp_path, max_shard_size="40KB")
   assert len(list(tmp_path.glob("*.safetensors"))) > 1
-  loaded = llama_weights.load(tmp_path)
+  loaded = families.load(tmp_path)
   assert loaded.config == c
   tokens = random_tokens(c.vocab_size)
   assert_equal(our_logits(c, loaded.params, tokens), their_logits(model, tokens))
@@ -108,23 +108,23 @@ def test_we_compute_hugging_faces_logits_from_what_it_saves(name, tmp_path):
 
 @pytest.fixture(scope="module")
 def embedded():
-  return llama_weights.load(llama_weights.EMBEDDED)
+  return families.load(sources.EMBEDDED)
 
 
 @pytest.fixture(scope="module")
 def converted(tmp_path_factory):
   folder = tmp_path_factory.mktemp("converted") / "smollm2"
-  assert convert.main(["--source", llama_weights.EMBEDDED, "--out", str(folder)]) == 0
+  assert convert.main(["--source", sources.EMBEDDED, "--out", str(folder)]) == 0
   return folder
 
 
 def prompt() -> np.ndarray:
-  ids = vocabularies.load(llama_weights.EMBEDDED).encode_batch([TEXT])
+  ids = vocabularies.load(sources.EMBEDDED).encode_batch([TEXT])
   return np.asarray(ids, np.int32)
 
 
 def test_smollm2_equals_transformers_own_reading_of_the_gguf(embedded):
-  path = llama_weights.weights.resolve(llama_weights.EMBEDDED)
+  path = sources.resolve(sources.EMBEDDED)
   model = transformers.AutoModelForCausalLM.from_pretrained(
     path.parent, gguf_file=path.name, dtype=torch.float32
   )
@@ -141,19 +141,19 @@ def test_the_converted_folder_is_the_embedded_model(embedded, converted):
 
 
 def test_converting_and_loading_again_changes_no_bit(embedded, converted):
-  again = llama_weights.load(converted)
+  again = families.load(converted)
   assert again.config == embedded.config
-  mine = dict(llama_weights.weights.leaves(embedded.params))
-  theirs = dict(llama_weights.weights.leaves(again.params))
+  mine = dict(weights.leaves(embedded.params))
+  theirs = dict(weights.leaves(again.params))
   assert mine.keys() == theirs.keys()
   for path in mine:
     np.testing.assert_array_equal(mine[path], theirs[path], err_msg=path)
 
 
 def test_the_gguf_tokenizer_gives_transformers_ids():
-  path = llama_weights.weights.resolve(llama_weights.EMBEDDED)
+  path = sources.resolve(sources.EMBEDDED)
   theirs = transformers.AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-  vocabulary = vocabularies.load(llama_weights.EMBEDDED)
+  vocabulary = vocabularies.load(sources.EMBEDDED)
   for text in TEXTS:
     ids = theirs(text, add_special_tokens=False)["input_ids"]
     assert vocabulary.encode_batch([text]) == [ids], text

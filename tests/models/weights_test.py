@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from hyperjax.models import weights
+from hyperjax import sources
+from hyperjax.models import tensor_files, weights
 
 TENSORS = {
   "a": np.arange(12, dtype=np.float32).reshape(3, 4),
@@ -25,7 +26,7 @@ def folder(tmp_path):
 
 
 def test_tensors_are_read_as_written(folder):
-  tensors = weights.open_tensors(folder)
+  tensors = tensor_files.open_tensors(folder)
   assert tensors.shapes == {name: x.shape for name, x in TENSORS.items()}
   for name, x in TENSORS.items():
     found = tensors.tensor(name)
@@ -38,19 +39,19 @@ def test_a_file_that_is_cut_short_is_refused(keep, folder):
   file = folder / "model.safetensors"
   file.write_bytes(file.read_bytes()[:keep])
   with pytest.raises(ValueError, match="model.safetensors is cut short"):
-    weights.open_tensors(folder)
+    tensor_files.open_tensors(folder)
 
 
 def test_a_dtype_that_is_not_a_weights_is_refused(tmp_path):
   save_file({"x": np.arange(3, dtype=np.int8)}, tmp_path / "model.safetensors")
   with pytest.raises(ValueError, match="tensor 'x' has dtype I8; allowed: .*BF16"):
-    weights.open_tensors(tmp_path)
+    tensor_files.open_tensors(tmp_path)
 
 
 def test_a_folder_without_safetensors_is_refused(tmp_path):
   (tmp_path / "pytorch_model.bin").touch()
   with pytest.raises(FileNotFoundError, match="pytorch_model.bin"):
-    weights.open_tensors(tmp_path)
+    tensor_files.open_tensors(tmp_path)
 
 
 def test_an_index_that_disagrees_with_its_shards_is_refused(folder):
@@ -58,28 +59,28 @@ def test_an_index_that_disagrees_with_its_shards_is_refused(folder):
   index = folder / "model.safetensors.index.json"
   index.write_text(json.dumps({"weight_map": listed}))
   with pytest.raises(ValueError, match="disagree about the tensor 'ghost'"):
-    weights.open_tensors(folder)
+    tensor_files.open_tensors(folder)
 
 
 def test_a_gguf_that_is_none_or_cut_short_is_refused(tmp_path):
   file = tmp_path / "m.gguf"
   file.write_bytes(b"GG")
   with pytest.raises(ValueError, match="is not a GGUF file"):
-    weights.open_tensors(file)
+    tensor_files.open_tensors(file)
   file.write_bytes(b"PK\3\4" + bytes(40))
   with pytest.raises(ValueError, match="is not a little-endian GGUF file"):
-    weights.open_tensors(file)
-  whole = weights.resolve(weights.EMBEDDED)
+    tensor_files.open_tensors(file)
+  whole = sources.resolve(sources.EMBEDDED)
   with open(whole, "rb") as f:
     file.write_bytes(f.read(5000))
   with pytest.raises(ValueError, match="damaged or truncated GGUF"):
-    weights.open_tensors(file)
+    tensor_files.open_tensors(file)
 
 
 def test_sources_that_do_not_exist_say_what_is_allowed(tmp_path):
   for name in ("smollm2", str(tmp_path / "gone"), str(tmp_path / "gone.gguf"), "a/b.gguf"):
     with pytest.raises(FileNotFoundError, match="no such file or folder; allowed are 'smollm2-"):
-      weights.resolve(name)
+      sources.resolve(name)
 
 
 def test_a_hub_id_without_a_network_is_one_clear_error(monkeypatch):
@@ -90,7 +91,7 @@ def test_a_hub_id_without_a_network_is_one_clear_error(monkeypatch):
 
   monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
   with pytest.raises(FileNotFoundError, match=r"'some/model'.*\(no connection\).*name the folder"):
-    weights.resolve("some/model")
+    sources.resolve("some/model")
 
 
 @given(
