@@ -24,6 +24,9 @@ RUN_OF = {data: "runs/hyperpretrain.gin" if data == "data/text.gin" else "runs/m
 FROZEN = {
   "llama_tiny": 1.6e6, "smollm2_135m": 134.5e6, "smollm2_360m": 361.8e6, "tinyllama_1b": 1.1e9,
   "llama2_7b": 6.74e9, "llama2_13b": 13.0e9, "llama2_70b": 69.0e9, "llama3_8b": 8.03e9,
+  "t5_tiny": 1.6e6,
+  **{f"{kind}_{size}": count for kind in ("t5_1_1", "flan_t5") for size, count in {
+    "small": 77.0e6, "base": 248e6, "large": 783e6, "xl": 2.85e9, "xxl": 11.1e9}.items()},
 }  # fmt: skip
 NEEDED = {
   "MODEL_DIR": "no_run", "DATA_DIR": "no_data", "TRAIN_STEPS": "7", "FEWSHOT_DIR": "no_tasks",

@@ -68,7 +68,7 @@ class Safetensors(Tensors):
     else:
       raise FileNotFoundError(
         f"{folder} holds neither model.safetensors nor {INDEX}; weights in other formats (such as "
-        "pytorch_model.bin) are not read"
+        "pytorch_model.bin) are not read: transformers' save_pretrained writes safetensors"
       )
 
   def _add(self, path: pathlib.Path) -> None:
