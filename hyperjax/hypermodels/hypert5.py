@@ -1,0 +1,135 @@
+"""HyperT5 (arXiv 2211.12485): the encoder of a T5 reads the support, its decoder reads learned
+slots without a causal mask, and heads map the slots' states to phi. All of it is trained.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from hyperjax.core import masks
+from hyperjax.core.batch import Support
+from hyperjax.core.phi import Phi
+from hyperjax.hypermodels.heads import (
+  EmitLowRank,
+  EmitPrefix,
+  Heads,
+  HeadsConfig,
+  slots_per_site,
+)
+from hyperjax.hypermodels.hyperllama import Encode
+from hyperjax.models import families
+from hyperjax.models.t5 import T5, T5Config
+
+
+class HyperT5(nnx.Module):
+  """The hypermodel; it computes in the downstream model's type.
+
+  Attributes:
+    body: the T5 that reads the support.
+    slots: [Q, D] embeddings that the decoder reads.
+    heads: from the decoder's states to phi.
+  """
+
+  def __init__(self, body: T5, slots: Float[Array, "Q D"], heads: Heads):
+    self.body, self.heads = body, heads
+    self.slots = nnx.Param(slots, axes=("gist", "phi_embed"))
+
+  def __call__(self, downstream: Any, support: Support) -> Phi:
+    body, dtype = self.body, downstream.embed[...].dtype
+    text = masks.Whole(support.length[:, None])
+    x = body.embed_tokens(support.tokens)[:, None].astype(dtype)
+    encoded, _ = body.encode(x, text)
+    num_slots, width = self.slots.shape
+    slots = jnp.broadcast_to(self.slots[...].astype(dtype), (len(x), 1, num_slots, width))
+    every = masks.Whole(jnp.full((1, 1), num_slots, jnp.int32))
+    return self.heads(body.decode(slots, encoded, (every, text))[:, 0])
+
+
+@dataclasses.dataclass(frozen=True)
+class HyperT5Config:
+  """HyperT5-Prefix, HyperT5-LoRA and their '+' variants.
+
+  Attributes:
+    architecture: of the body, a T5Config of any size.
+    source: the checkpoint that the body starts from; 'random' for new weights.
+    emit: what it makes, EmitPrefix or EmitLowRank.
+    heads: the MLPs that make it.
+    train_downstream: the downstream model is trained along (the '+' variants).
+  """
+
+  architecture: Any
+  source: str
+  emit: Any
+  heads: HeadsConfig = HeadsConfig()
+  train_downstream: bool = False
+
+  def __post_init__(self):
+    if not isinstance(self.architecture, T5Config):
+      raise ValueError(
+        f"HyperT5Config.architecture must be a T5Config, not {self.architecture!r}; where the "
+        "downstream model is no T5, name the body's (gin: BODY, BODY_SOURCE)"
+      )
+    if not self.source:
+      raise ValueError(
+        "HyperT5Config.source must name the checkpoint that the body starts from, or 'random' "
+        f"for new weights; it is {self.source!r}"
+      )
+    if not isinstance(self.emit, EmitPrefix | EmitLowRank):
+      raise ValueError(
+        f"HyperT5Config.emit must be an EmitPrefix or an EmitLowRank, not {self.emit!r}"
+      )
+
+  @property
+  def train(self) -> tuple[str, ...]:
+    """The parts of the system that are trained."""
+    return ("producer", "downstream") if self.train_downstream else ("producer",)
+
+  def build(self, downstream: Any, encode: Encode, rngs: nnx.Rngs) -> HyperT5:
+    """The hypermodel for this downstream model, at its initial values.
+
+    Raises:
+      ValueError: the body does not know the tokens that the downstream model's data has; what the
+        source or the spec of phi is refused for.
+    """
+    self._check_vocabulary(downstream)
+    spec = self.emit.spec(downstream)
+    body = _load_body(self, downstream, rngs)
+    width = self.architecture.d_model
+    slots = slots_per_site(spec)
+    heads = Heads(self.heads, spec, slots, self.emit.scale, width, rngs=rngs)
+    noise = jax.random.normal(rngs.params(), (heads.num_slots, width))
+    return HyperT5(body, noise * body.embed[...].std(), heads)
+
+  def _check_vocabulary(self, downstream: Any) -> None:
+    """The body reads the support as the downstream model's tokenizer has cut it."""
+    mine, theirs = self.architecture.vocab_size, downstream.config.vocab_size
+    if mine < theirs:
+      raise ValueError(
+        f"HyperT5's body has {mine} tokens, the downstream model's vocabulary {theirs}: the body "
+        "reads supports in the downstream model's tokens"
+      )
+    if self.source != families.RANDOM and not isinstance(downstream.config, T5Config):
+      raise ValueError(
+        f"HyperT5's body {self.source!r} was trained on another vocabulary than the downstream "
+        f"{type(downstream.config).__name__.removesuffix('Config')}'s, in whose tokens supports "
+        "come: its source must be 'random'"
+      )
+
+
+def _load_body(config: HyperT5Config, downstream: Any, rngs: nnx.Rngs) -> T5:
+  """The body in float32, without an output layer, which has no use here. Nothing is read where only
+  shapes count, as the abstract downstream model tells."""
+  abstract = any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(nnx.state(downstream)))
+  if abstract or config.source == families.RANDOM:
+    body = T5(config.architecture, rngs=rngs, remat=downstream.remat)
+  else:
+    loaded = families.load(config.source, dtype=jnp.float32, config=config.architecture)
+    body = families.abstract(config.architecture, remat=downstream.remat)
+    body = nnx.merge(nnx.graphdef(body), loaded.params)
+  if not config.architecture.tie_embeddings:
+    del body.head
+  return body
