@@ -16,12 +16,9 @@ from hyperjax.core import masks
 from hyperjax.core import phi as phi_lib
 from hyperjax.core.batch import DecoderQuery, Support
 from hyperjax.core.phi import Phi
-from hyperjax.hypermodels.hyperllama import (
-  Encode,
-  HyperLlama,
-  HyperLlamaConfig,
-  append_gist,
-)
+from hyperjax.hypermodels import gist_tokens
+from hyperjax.hypermodels.gist_tokens import Encode
+from hyperjax.hypermodels.hyperllama import HyperLlama, HyperLlamaConfig
 from hyperjax.models.llama import Llama
 
 
@@ -41,6 +38,8 @@ class GistingConfig:
 
   hyper: HyperLlamaConfig = HyperLlamaConfig()
 
+  train = ("producer",)  # parts of the system
+
   def build(self, downstream: Llama, encode: Encode, rngs: nnx.Rngs) -> Gisting:
     """The baseline for this downstream model, at its initial values."""
     return Gisting(self.hyper.build(downstream, encode, rngs))
@@ -56,7 +55,7 @@ def one_pass(
   """Logits of the queries from one masked pass over [support, gist, query 1, ..., query M]."""
   batch, num_queries, length = query.tokens.shape
   num_gist = gist.shape[0]
-  head = append_gist(llama, support, gist)
+  head = gist_tokens.append(llama.embed_tokens(support.tokens), support.length, gist)
   tail = llama.embed_tokens(query.tokens).reshape(batch, num_queries * length, -1)
   x = jnp.concatenate([head, tail], 1)
   before = jnp.arange(head.shape[1]) - support.length[:, None]

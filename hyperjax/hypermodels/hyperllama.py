@@ -6,7 +6,7 @@ is one), so their keys leave the model with the rotation that a prefix needs: Ro
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -16,23 +16,12 @@ from jaxtyping import Array, Float
 from hyperjax.core import phi as phi_lib
 from hyperjax.core.batch import Support
 from hyperjax.core.phi import Phi
+from hyperjax.hypermodels import gist_tokens
+from hyperjax.hypermodels.gist_tokens import Encode, GistTokens
 from hyperjax.hypermodels.tuned import TunedPhi
 from hyperjax.models.llama import PREFIX_SITE, Llama
 
 ATTENTION = ("decoder.self.q", "decoder.self.k", "decoder.self.v", "decoder.self.o")
-
-Encode = Callable[[str], Sequence[int]]
-
-
-def append_gist(
-  llama: Llama, support: Support, gist: Float[Array, "G D"]
-) -> Float[Array, "B _ D"]:
-  """Embeds the support and puts the gist embeddings right behind each row's last real token."""
-  size, num_gist = support.tokens.shape[1], gist.shape[0]
-  x = jnp.pad(llama.embed_tokens(support.tokens), [(0, 0), (0, num_gist), (0, 0)])
-  slot = jnp.arange(size + num_gist) - support.length[:, None]
-  here = (slot >= 0) & (slot < num_gist)
-  return jnp.where(here[..., None], gist[jnp.clip(slot, 0, num_gist - 1)].astype(x.dtype), x)
 
 
 def gist_prefix(
@@ -43,7 +32,7 @@ def gist_prefix(
   start: int = 0,
 ) -> tuple[Array, Array]:
   """Keys and values [L, B, G, K, H] of the gist tokens, which stand at start..start+G-1."""
-  x = append_gist(llama, support, gist)
+  x = gist_tokens.append(llama.embed_tokens(support.tokens), support.length, gist)
   at = jnp.arange(x.shape[1]) - support.length[:, None] + start
   collect = support.length[:, None] + jnp.arange(gist.shape[0])
   return llama.read(x, at, update, collect)
@@ -106,35 +95,14 @@ class FullHyperLlama(nnx.Module):
 
 
 @dataclasses.dataclass(frozen=True)
-class GistConfig:
-  """The gist tokens.
+class GistConfig(GistTokens):
+  """The gist tokens, and what stands in front of them in the prefix.
 
   Attributes:
-    num_gist: G.
-    init_text: the gist embeddings start from the embeddings of this text's tokens, repeated to G;
-      '' starts them from noise of the embedding table's own spread.
-    noise: standard deviation added, in units of the embedding table's.
     sink_text: text whose frozen keys and values stand in front of the gist; '' for none.
   """
 
-  num_gist: int = 16
-  init_text: str = "\n"
-  noise: float = 0.1
   sink_text: str = ""
-
-  def __post_init__(self):
-    if self.num_gist < 1:
-      raise ValueError(f"GistConfig.num_gist must be at least 1, not {self.num_gist}")
-
-  def embeddings(self, llama: Llama, encode: Encode, key: jax.Array) -> Float[Array, "G D"]:
-    """The initial gist embeddings, float32."""
-    table = llama.embed[...].astype(jnp.float32)
-    noise = jax.random.normal(key, (self.num_gist, table.shape[1])) * table.std()
-    if not self.init_text:
-      return noise
-    ids = encode(self.init_text)
-    repeated = [ids[i % len(ids)] for i in range(self.num_gist)]
-    return table[jnp.asarray(repeated)] + self.noise * noise
 
   def sink(self, encode: Encode) -> tuple[int, ...]:
     """The sink's token ids."""
@@ -155,6 +123,8 @@ class HyperLlamaConfig:
   alpha: float = 32.0
   sites: Sequence[str] = ATTENTION
 
+  train = ("producer",)  # parts of the system
+
   def build(self, downstream: Llama, encode: Encode, rngs: nnx.Rngs) -> HyperLlama:
     """The hypermodel for this downstream model, at its initial values."""
     spec = downstream.phi_spec(rank=self.rank, alpha=self.alpha, sites=self.sites)
@@ -167,6 +137,8 @@ class FullHyperLlamaConfig:
   """HyperLlama with a full trained copy of the downstream model as its body."""
 
   gist: GistConfig = GistConfig()
+
+  train = ("producer",)  # parts of the system
 
   def build(self, downstream: Llama, encode: Encode, rngs: nnx.Rngs) -> FullHyperLlama:
     """The hypermodel for this downstream model; the copy's parameters are float32."""

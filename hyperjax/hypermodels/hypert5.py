@@ -13,14 +13,8 @@ from jaxtyping import Array, Float
 from hyperjax.core import masks
 from hyperjax.core.batch import Support
 from hyperjax.core.phi import Phi
-from hyperjax.hypermodels.heads import (
-  EmitLowRank,
-  EmitPrefix,
-  Heads,
-  HeadsConfig,
-  slots_per_site,
-)
-from hyperjax.hypermodels.hyperllama import Encode
+from hyperjax.hypermodels.gist_tokens import Encode
+from hyperjax.hypermodels.heads import EmitLowRank, EmitPrefix, Heads, HeadsConfig, slots_per_site
 from hyperjax.models import families
 from hyperjax.models.t5 import T5, T5Config
 
