@@ -1,7 +1,6 @@
 """Exact properties of Llama under phi; its logits are compared with transformers in parity_test."""
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -35,18 +34,6 @@ def test_an_update_whose_b_is_zero_changes_no_bit():
   assert plain.std() > 0.1
 
 
-def merged(model, phi, row):
-  """The model with one row of phi added to its weights."""
-  graph, state = nnx.split(model)
-  params = nnx.to_pure_dict(state)
-  for site, node in phi_lib.sites(phi).items():
-    *parents, name = site.split(".")
-    parent = functools.reduce(lambda tree, key: tree[key], parents, params)
-    delta = node.scale * np.asarray(node.a)[:, row] @ np.asarray(node.b)[:, row]
-    parent[name] = parent[name] + delta.reshape(parent[name].shape)
-  return nnx.merge(graph, params)
-
-
 @pytest.mark.parametrize("site", tiny.SITES)
 @pytest.mark.parametrize("rows", [1, 3])
 def test_low_rank_phi_equals_merged_weights(x64, site, rows):
@@ -57,7 +44,7 @@ def test_low_rank_phi_equals_merged_weights(x64, site, rows):
   ours = tiny.logits(model, query, phi)
   plain = tiny.logits(model, query)
   for b in range(3):
-    expected = tiny.logits(merged(model, phi, b % rows), tiny.row(query, b))
+    expected = tiny.logits(tiny.merged(model, phi, b % rows), tiny.row(query, b))
     assert_same(ours[b], expected[0])
     assert np.abs(ours[b] - plain[b]).max() > 1e-3
 
@@ -174,23 +161,9 @@ def test_recomputation_changes_no_gradient():
     np.testing.assert_allclose(other, plain, rtol=1e-4, atol=1e-4)
 
 
-def equations(jaxpr):
-  """The number of equations of a jaxpr and of those inside it."""
-  total = 0
-  for eqn in jaxpr.eqns:
-    total += 1
-    for value in jax.tree.leaves(
-      list(eqn.params.values()), is_leaf=lambda v: hasattr(v, "eqns") or hasattr(v, "jaxpr")
-    ):
-      inner = getattr(value, "jaxpr", value)
-      if hasattr(inner, "eqns"):
-        total += equations(inner)
-  return total
-
-
 def program_size(model, phi=None):
   query = tiny.query(1, 2, 5)
-  return equations(jax.make_jaxpr(lambda m, p: m(query, p))(model, phi).jaxpr)
+  return tiny.equations(jax.make_jaxpr(lambda m, p: m(query, p))(model, phi).jaxpr)
 
 
 def test_the_program_does_not_grow_with_the_layers():

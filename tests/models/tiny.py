@@ -95,3 +95,29 @@ def logits(model, query, phi=None):
 def row(tree, index: int):
   """Row `index` of a batch, a support or a query, as a batch of one."""
   return jax.tree.map(lambda x: x[index : index + 1], tree)
+
+
+def merged(model, phi, row: int):
+  """The model with one row of phi added to its weights."""
+  graph, state = nnx.split(model)
+  params = nnx.to_pure_dict(state)
+  for site, node in phi_lib.sites(phi).items():
+    *parents, name = site.split(".")
+    parent = functools.reduce(lambda tree, key: tree[key], parents, params)
+    delta = node.scale * np.asarray(node.a)[:, row] @ np.asarray(node.b)[:, row]
+    parent[name] = parent[name] + delta.reshape(parent[name].shape)
+  return nnx.merge(graph, params)
+
+
+def equations(jaxpr) -> int:
+  """The number of equations of a jaxpr and of those inside it."""
+  total = 0
+  for eqn in jaxpr.eqns:
+    total += 1
+    for value in jax.tree.leaves(
+      list(eqn.params.values()), is_leaf=lambda v: hasattr(v, "eqns") or hasattr(v, "jaxpr")
+    ):
+      inner = getattr(value, "jaxpr", value)
+      if hasattr(inner, "eqns"):
+        total += equations(inner)
+  return total
