@@ -19,7 +19,7 @@ from hyperjax import launch, runs
 from hyperjax.core import sharding
 from hyperjax.data import eval_sets, loader, vocabularies
 from hyperjax.data.caclm import CaclmConfig
-from hyperjax.data.episodes import EpisodeConfig, InlineConfig
+from hyperjax.data.episodes import EpisodeConfig
 from hyperjax.evaluation import scoring
 from hyperjax.progress import Progress, StopSignal, compilations
 from hyperjax.training import step as step_lib
@@ -85,7 +85,7 @@ class TrainData:
   @property
   def inline(self) -> bool:
     """Whether the queries hold the support themselves."""
-    return isinstance(self.episodes, InlineConfig)
+    return isinstance(self.episodes, EpisodeConfig) and self.episodes.inline
 
 
 def train(

@@ -19,7 +19,7 @@ MAX_ARGUMENTS = 8
 
 # A command is one module; `runs` and `progress` are what commands share.
 COMMANDS = ("adapt", "cli", "compile", "convert", "doctor", "evaluate", "predict", "report")
-COMMANDS += ("train", "runs", "progress")
+COMMANDS += ("train", "tune", "runs", "progress")
 
 # {room: rooms that it may import}; `sources` (names become local paths) lies below them all.
 _LIBRARY = {"core", "models", "hypermodels", "sources"}

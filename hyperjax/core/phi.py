@@ -129,6 +129,27 @@ def low_rank_leaf(layers: int, fan_in: int, fan_out: int, rank: int, alpha: floa
   return LowRank(a, b, alpha / rank)
 
 
+def match(patterns: Sequence[str], places: Mapping[str, Any]) -> list[str]:
+  """The sites that dotted patterns name; '*' stands for any one part ('decoder.*.q').
+
+  Raises:
+    ValueError: a pattern names none.
+  """
+  found: dict[str, None] = {}
+  for pattern in patterns:
+    parts = pattern.split(".")
+    hits = [
+      site for site in places
+      if len(site.split(".")) == len(parts)
+      and all(p in ("*", s) for p, s in zip(parts, site.split("."), strict=True))
+    ]  # fmt: skip
+    if not hits:
+      near = difflib.get_close_matches(pattern, places, 1, 0.0)[0]
+      raise ValueError(f"unknown site {pattern!r}; the nearest is {near!r} of {sorted(places)}")
+    found |= dict.fromkeys(hits)
+  return list(found)
+
+
 @dataclasses.dataclass(frozen=True)
 class PrefixSite:
   """An attention that can have a prefix in front of its keys and values."""
@@ -160,7 +181,7 @@ def make_spec(
 
   Args:
     places: all sites of the model.
-    sites: the dotted names of those that phi acts at.
+    sites: the dotted names of those that phi acts at, as `match` has them.
     prefix_length: P of every prefix.
     positions: of every prefix.
     rank: R of every low-rank update.
@@ -170,10 +191,7 @@ def make_spec(
     ValueError: an unknown site, with the nearest valid name; a length or rank out of range.
   """
   out: dict = {}
-  for site in sites:
-    if site not in places:
-      near = difflib.get_close_matches(site, places, 1, 0.0)[0]
-      raise ValueError(f"unknown site {site!r}; the nearest is {near!r} of {sorted(places)}")
+  for site in match(sites, places):
     place = places[site]
     if isinstance(place, LowRankSite):
       node = low_rank_leaf(place.layers, place.fan_in, place.fan_out, rank, alpha)

@@ -11,11 +11,9 @@ import numpy as np
 
 from hyperjax.data import layouts, schedule
 from hyperjax.data.layouts import DECODER, Layout
-from hyperjax.data.manifest import Manifest, family
+from hyperjax.data.manifest import Manifest
 from hyperjax.data.shapes import BatchShape, Groups, Lengths, assign, plan
 from hyperjax.data.store import EXAMPLES, Store
-
-_EVAL_SPLITS = ("test", "validation", "train")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,6 +95,7 @@ class EpisodeConfig:
     shuffled: the share of episodes in which outputs change places, among the support's examples
       and among the queries: there an input does not tell its output. Without such episodes a task
       is given away by the kinds of its inputs and outputs, and the pairing need not be read.
+    inline: each query holds the support in its own input, for models that read it there.
     include: tasks to use, or the front part of their names up to a dot; all, where empty.
     exclude: tasks to leave out, likewise.
     split: the split that episodes are made of.
@@ -108,6 +107,7 @@ class EpisodeConfig:
   num_shots: int | tuple[int, int] = 10
   num_queries: int = 8
   shuffled: float = 0.0
+  inline: bool = False
   include: Sequence[str] = ()
   exclude: Sequence[str] = ()
   split: str = "train"
@@ -139,28 +139,15 @@ class EpisodeConfig:
     """What an episode is, in a few words."""
     low, high = self.shots
     shots = f"{low}" if low == high else f"{low} to {high}"
-    return f"{shots} shots, {self.num_queries} queries"
+    place = ", the support in each query's input" if self.inline else ""
+    return f"{shots} shots, {self.num_queries} queries{place}"
 
   def stream(
     self, manifest: Manifest, *, seed: int, batch_size: int, layout: str = "decoder"
   ) -> "TrainStream":
     """The training episodes of a manifest's tasks."""
-    return TrainStream(manifest, self, seed=seed, batch_size=batch_size, layout=layout)
-
-
-class InlineConfig(EpisodeConfig):
-  """Episodes whose queries hold the support in their own inputs, for models that read it there."""
-
-  @property
-  def summary(self) -> str:
-    """What an episode is, in a few words."""
-    return f"{super().summary}, the support in each query's input"
-
-  def stream(
-    self, manifest: Manifest, *, seed: int, batch_size: int, layout: str = "decoder"
-  ) -> "InlineStream":
-    """The training episodes of a manifest's tasks."""
-    return InlineStream(manifest, self, seed=seed, batch_size=batch_size, layout=layout)
+    kind = InlineStream if self.inline else TrainStream
+    return kind(manifest, self, seed=seed, batch_size=batch_size, layout=layout)
 
 
 class TrainStream:
@@ -292,6 +279,11 @@ class Sampler:
     vocabulary = manifest.vocabulary
     self._bos = [vocabulary["bos_id"]] if vocabulary["adds_bos"] else []
 
+  @property
+  def adds_bos(self) -> bool:
+    """Whether head and inputs begin with BOS."""
+    return bool(self._bos)
+
   def query(self, index: int) -> Query:
     """Returns an example as a query."""
     options = self.queries.options(index)
@@ -347,65 +339,10 @@ class Sampler:
       np.concatenate([self.support.input(index), target])
       for index, target in zip(support, targets, strict=True)
     )
-    return Episode(self.task, head, shots, queries, tuple(support), bool(self._bos))
+    return Episode(self.task, head, shots, queries, tuple(support), self.adds_bos)
 
   def _with_bos(self, ids: np.ndarray) -> np.ndarray:
     return np.concatenate([np.array(self._bos, np.int32), ids])
-
-
-def eval_episodes(
-  manifest: Manifest,
-  task: str,
-  *,
-  num_shots: int,
-  num_queries: int,
-  max_queries: int | None,
-  seed: int,
-  shuffle_outputs: bool = False,
-  support_task: str | None = None,
-) -> list[Episode]:
-  """Returns the evaluation episodes of a task: its queries in groups, each with its own support.
-
-  Queries come from the task's `test` split, else `validation`, else `train`; supports from `train`
-  where there is one. The queries and their groups are the same for every seed; a support is keyed
-  by the seed and its group's first query.
-
-  Args:
-    manifest: the data folder.
-    task: the task that is asked.
-    num_shots: examples in each support.
-    num_queries: queries that share a support (fewer in the last group).
-    max_queries: at most so many queries, the first of a permutation keyed by the task; None: all.
-    seed: draws the supports.
-    shuffle_outputs: control: outputs of a support change places, so that none keeps its own where
-      that is possible.
-    support_task: control: supports come from this task instead (see `other_tasks`).
-  """
-  splits = manifest.splits(task)
-  query_split = next((split for split in _EVAL_SPLITS if split in splits), splits[0])
-  support_split = "train" if "train" in splits else query_split
-  asked = Sampler(manifest, task, query_split, support_split, num_shots, num_queries)
-  shown = asked
-  if support_task is not None:
-    other = manifest.splits(support_task)
-    split = "train" if "train" in other else other[0]
-    shown = Sampler(manifest, support_task, split, split, num_shots, num_queries)
-  total = asked.num_queries_in_store
-  order = schedule.Permutation(total, "evaluation", task)
-  ids = [order(i) for i in range(total if max_queries is None else min(max_queries, total))]
-  episodes = []
-  for start in range(0, len(ids), asked.queries_per_episode):
-    group = ids[start : start + asked.queries_per_episode]
-    parts = (seed, "evaluation", task, group[0])
-    support = shown.draw(group if shown is asked else [], num_shots, parts)
-    if shuffle_outputs:
-      targets = shuffled(shown.support, support, schedule.generator(*parts, "shuffle"))
-    else:
-      targets = [shown.support.target(index) for index in support]
-    queries = tuple(asked.query(index) for index in group)
-    episode = shown.assemble(support, targets, queries)
-    episodes.append(dataclasses.replace(episode, task=task))
-  return episodes
 
 
 def shuffled(
@@ -432,18 +369,3 @@ def derange(values: Sequence[int], generator: np.random.Generator) -> list[int]:
   for i, position in enumerate(line):
     result[position] = line[(i + shift) % len(line)]
   return result
-
-
-def other_tasks(tasks: Sequence[str]) -> Mapping[str, str]:
-  """Pairs each task with another one, for the control "another task's support".
-
-  The next task in the given cyclic order, of another family where there are several families.
-  """
-  if len(tasks) < 2:
-    raise ValueError(f"Another task's support needs at least two tasks, not {list(tasks)}.")
-  several = len(set(map(family, tasks))) > 1
-  following = {task: [*tasks[i + 1 :], *tasks[:i]] for i, task in enumerate(tasks)}
-  return {
-    task: next(other for other in rest if not several or family(other) != family(task))
-    for task, rest in following.items()
-  }

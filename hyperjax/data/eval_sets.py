@@ -1,17 +1,19 @@
 """Evaluation sets: the same episodes for every method, in a few static shapes."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
 from hyperjax.core.batch import Batch
 from hyperjax.data import episodes as episodes_lib
-from hyperjax.data import layouts, loader, shapes
-from hyperjax.data.episodes import Episode
+from hyperjax.data import layouts, loader, schedule, shapes
+from hyperjax.data.episodes import Episode, Sampler
 from hyperjax.data.layouts import Layout
-from hyperjax.data.manifest import Manifest
+from hyperjax.data.manifest import Manifest, family
 from hyperjax.data.shapes import BatchShape
+
+_SPLITS = ("test", "validation", "train")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,10 +89,10 @@ def groups(
   laid = layouts.of(layout, manifest.vocabulary)
   place = episodes_lib.inline if inline else lambda episode: episode
   tasks = manifest.select(config.include, config.exclude)
-  others = episodes_lib.other_tasks(tasks) if other_support else {}
+  others = other_tasks(tasks) if other_support else {}
 
   def draw(task: str, seed: int, **control) -> list[Episode]:
-    drawn = episodes_lib.eval_episodes(
+    drawn = eval_episodes(
       manifest, task, num_shots=config.num_shots, num_queries=config.num_queries,
       max_queries=config.max_queries, seed=seed, **control,
     )  # fmt: skip
@@ -166,3 +168,78 @@ def fill(episodes: Sequence[Episode], group: Group, batch_size: int) -> Batch:
   """One batch of a group of exactly `batch_size` episodes, filled up with the first one."""
   filled = [*episodes, *[episodes[0]] * (batch_size - len(episodes))]
   return loader.to_batch(filled, group.shape, group.layout)[0]
+
+
+def query_split(splits: Sequence[str]) -> str:
+  """Returns the split of a task whose examples an evaluation asks."""
+  return next((split for split in _SPLITS if split in splits), splits[0])
+
+
+def eval_episodes(
+  manifest: Manifest,
+  task: str,
+  *,
+  num_shots: int,
+  num_queries: int,
+  max_queries: int | None,
+  seed: int,
+  shuffle_outputs: bool = False,
+  support_task: str | None = None,
+) -> list[Episode]:
+  """Returns the evaluation episodes of a task: its queries in groups, each with its own support.
+
+  Queries come from the task's `test` split, else `validation`, else `train`; supports from `train`
+  where there is one. The queries and their groups are the same for every seed; a support is keyed
+  by the seed and its group's first query.
+
+  Args:
+    manifest: the data folder.
+    task: the task that is asked.
+    num_shots: examples in each support.
+    num_queries: queries that share a support (fewer in the last group).
+    max_queries: at most so many queries, the first of a permutation keyed by the task; None: all.
+    seed: draws the supports.
+    shuffle_outputs: control: outputs of a support change places, so that none keeps its own where
+      that is possible.
+    support_task: control: supports come from this task instead (see `other_tasks`).
+  """
+  splits = manifest.splits(task)
+  asked_split = query_split(splits)
+  support_split = "train" if "train" in splits else asked_split
+  asked = Sampler(manifest, task, asked_split, support_split, num_shots, num_queries)
+  shown = asked
+  if support_task is not None:
+    other = manifest.splits(support_task)
+    split = "train" if "train" in other else other[0]
+    shown = Sampler(manifest, support_task, split, split, num_shots, num_queries)
+  total = asked.num_queries_in_store
+  order = schedule.Permutation(total, "evaluation", task)
+  ids = [order(i) for i in range(total if max_queries is None else min(max_queries, total))]
+  episodes = []
+  for start in range(0, len(ids), asked.queries_per_episode):
+    group = ids[start : start + asked.queries_per_episode]
+    parts = (seed, "evaluation", task, group[0])
+    support = shown.draw(group if shown is asked else [], num_shots, parts)
+    if shuffle_outputs:
+      targets = episodes_lib.shuffled(shown.support, support, schedule.generator(*parts, "shuffle"))
+    else:
+      targets = [shown.support.target(index) for index in support]
+    queries = tuple(asked.query(index) for index in group)
+    episode = shown.assemble(support, targets, queries)
+    episodes.append(dataclasses.replace(episode, task=task))
+  return episodes
+
+
+def other_tasks(tasks: Sequence[str]) -> Mapping[str, str]:
+  """Pairs each task with another one, for the control "another task's support".
+
+  The next task in the given cyclic order, of another family where there are several families.
+  """
+  if len(tasks) < 2:
+    raise ValueError(f"Another task's support needs at least two tasks, not {list(tasks)}.")
+  several = len(set(map(family, tasks))) > 1
+  following = {task: [*tasks[i + 1 :], *tasks[:i]] for i, task in enumerate(tasks)}
+  return {
+    task: next(other for other in rest if not several or family(other) != family(task))
+    for task, rest in following.items()
+  }

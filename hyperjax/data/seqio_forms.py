@@ -12,7 +12,8 @@ import seqio
 import tensorflow as tf
 
 from hyperjax.data.caclm import CaclmConfig, CaclmStream
-from hyperjax.data.episodes import Episode, EpisodeConfig, TrainStream, eval_episodes
+from hyperjax.data.episodes import Episode, EpisodeConfig, TrainStream
+from hyperjax.data.eval_sets import eval_episodes
 from hyperjax.data.loader import Stream, fit, to_batch
 from hyperjax.data.manifest import Manifest
 from hyperjax.data.shapes import BatchShape

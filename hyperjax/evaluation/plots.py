@@ -124,6 +124,30 @@ def summary(results: Mapping[str, Any]) -> bytes:
   return _png(figure)
 
 
+def steps(results: Mapping[str, Any]) -> bytes:
+  """Draws each method's macro averages against the steps that it was tuned for.
+
+  Args:
+    results: {"methods": {method: [{"step", "exact_match": {"mean", "low", "high"},
+      "log_likelihood": ...}]}, "tasks": [names]}.
+  """
+  methods = results["methods"]
+  style, figure = _style(list(methods)), Figure(figsize=(11, 4.2))
+  for axes, field in zip(
+    figure.subplots(1, 2), ("exact_match", "log_likelihood"), strict=True
+  ):
+    for method, points in methods.items():
+      at = [point["step"] for point in points]
+      mean, low, high = ([p[field][k] for p in points] for k in ("mean", "low", "high"))
+      axes.plot(at, mean, label=label(method), markersize=5, linewidth=1.6, **style[method])
+      axes.fill_between(at, low, high, color=style[method]["color"], alpha=0.1, linewidth=0)
+    axes.set_xlabel("steps of tuning on the task")
+    axes.set_ylabel(f"{field.replace('_', ' ')}, mean of {len(results['tasks'])} tasks")
+    _clean(axes, "both")
+  figure.axes[0].legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=4, fontsize=9)
+  return _png(figure)
+
+
 def curve(results: Mapping[str, Any], points: Curve) -> bytes:
   """Draws exact match against minutes of training, with zero-shot and in-context as lines.
 

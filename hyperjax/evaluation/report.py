@@ -88,7 +88,7 @@ def write(
   files["report.md"] = markdown(results, records, list(images)).encode()
   files["results.json"] = (json.dumps(results, indent=2, allow_nan=False) + "\n").encode()
   for name, content in files.items():
-    _write_whole(pathlib.Path(folder) / name, content)
+    write_whole(pathlib.Path(folder) / name, content)
   rich.console.Console().print(table(results))
   return results
 
@@ -365,7 +365,7 @@ def markdown(results: Mapping[str, Any], records: Records, images: Sequence[str]
   return "\n\n".join(parts) + "\n"
 
 
-def _write_whole(path: pathlib.Path, content: bytes) -> None:
+def write_whole(path: pathlib.Path, content: bytes) -> None:
   path.parent.mkdir(parents=True, exist_ok=True)
   handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
   with os.fdopen(handle, "wb") as file:

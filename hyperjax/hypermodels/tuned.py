@@ -1,5 +1,8 @@
 """Producers that read no support: phi as parameters, and no phi at all."""
 
+import dataclasses
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -21,6 +24,19 @@ class TunedPhi(nnx.Module):
       for index, (leaf, value) in enumerate(zip(leaves, drawn, strict=True))
     })
 
+  @classmethod
+  def starting_from(cls, phi: Phi, spec: Phi) -> "TunedPhi":
+    """The same kind of parameters, starting from a phi of batch 1.
+
+    Raises:
+      ValueError: the phi is not what `spec` describes.
+    """
+    phi_lib.check(phi, spec)
+    tuned = cls(spec, rngs=nnx.Rngs(0))
+    for name, value in zip(sorted(tuned.leaves), jax.tree.leaves(phi), strict=True):
+      tuned.leaves[name][...] = value.astype(tuned.leaves[name].dtype)
+    return tuned
+
   def __call__(self, downstream=None, support: Support | None = None) -> Phi:
     return self.tree.unflatten([self.leaves[name][...] for name in sorted(self.leaves)])
 
@@ -35,3 +51,44 @@ class NoPhi(nnx.Module):
 
   def __call__(self, downstream, support: Support) -> None:
     return None
+
+
+@dataclasses.dataclass(frozen=True)
+class TunedConfig:
+  """One phi for all episodes: prefix tuning (arXiv 2101.00190) or LoRA (arXiv 2106.09685).
+
+  Trained on a mixture it is the multi-task baseline (MTF), and the shared start of `hyperjax tune`.
+
+  Attributes:
+    sites: where phi acts, dotted names, '*' standing for any one part ('decoder.*.q').
+    prefix_length, positions: of the prefixes.
+    rank, alpha: of the low-rank updates.
+  """
+
+  sites: Sequence[str]
+  prefix_length: int = 0
+  positions: str = "none"
+  rank: int = 0
+  alpha: float = 0.0
+
+  def spec(self, downstream: nnx.Module) -> Phi:
+    """The abstract phi for this downstream model."""
+    return downstream.phi_spec(
+      self.sites, prefix_length=self.prefix_length, positions=self.positions, rank=self.rank,
+      alpha=self.alpha,
+    )  # fmt: skip
+
+  def build(self, downstream: nnx.Module, encode, rngs: nnx.Rngs) -> TunedPhi:
+    """The phi at its initial values."""
+    return TunedPhi(self.spec(downstream), rngs=rngs)
+
+
+@dataclasses.dataclass(frozen=True)
+class FullConfig:
+  """Full fine-tuning: no phi, the downstream model itself is trained."""
+
+  train = ("downstream",)
+
+  def build(self, downstream: nnx.Module, encode, rngs: nnx.Rngs) -> NoPhi:
+    """Nothing but the downstream model has parameters."""
+    return NoPhi()

@@ -12,9 +12,8 @@ from hyperjax.data.episodes import (
   Sampler,
   TrainStream,
   derange,
-  eval_episodes,
-  other_tasks,
 )
+from hyperjax.data.eval_sets import eval_episodes, other_tasks
 from hyperjax.data.shapes import BatchShape
 from tests.data.fakes import PROMPT, Bytes, numbered, write_folder
 

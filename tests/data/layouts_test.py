@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from hyperjax.data import eval_sets, layouts
 from hyperjax.data.caclm import CaclmConfig
-from hyperjax.data.episodes import EpisodeConfig, InlineConfig, inline
+from hyperjax.data.episodes import EpisodeConfig, inline
 from hyperjax.data.loader import Loader, fit, to_batch
 from tests.data.fakes import Bytes, numbered, write_folder
 
@@ -22,8 +22,8 @@ def manifest(request, tmp_path_factory):
   return write_folder(tmp_path_factory.mktemp("data"), tasks, adds_bos=request.param)
 
 
-def stream(manifest, kind=EpisodeConfig, layout="encoder_decoder", **changes):
-  config = kind(num_shots=4, num_queries=3, limit=(400, 100, 20), **changes)
+def stream(manifest, layout="encoder_decoder", **changes):
+  config = EpisodeConfig(num_shots=4, num_queries=3, limit=(400, 100, 20), **changes)
   return config.stream(manifest, seed=5, batch_size=2, layout=layout)
 
 
@@ -62,7 +62,7 @@ def test_what_answers_follow_is_the_query_without_its_target(manifest):
 
 @pytest.mark.parametrize("layout", layouts.LAYOUTS)
 def test_inline_puts_the_support_before_each_input(manifest, layout):
-  apart, inside = stream(manifest, layout=layout), stream(manifest, InlineConfig, layout)
+  apart, inside = stream(manifest, layout), stream(manifest, layout, inline=True)
   for step in range(6):
     batch, info = Loader(inside).load(step)
     assert batch.query.tokens.shape[2] == inside.bucket(step).query

@@ -7,7 +7,8 @@ import pytest
 import seqio
 
 from hyperjax.data.caclm import CaclmConfig, CaclmStream
-from hyperjax.data.episodes import EpisodeConfig, TrainStream, eval_episodes
+from hyperjax.data.episodes import EpisodeConfig, TrainStream
+from hyperjax.data.eval_sets import eval_episodes
 from hyperjax.data.loader import Loader
 from hyperjax.data.seqio_forms import register_eval_forms, register_train_form
 from tests.data.fakes import numbered, write_folder

@@ -1,0 +1,349 @@
+"""`hyperjax tune`: tunes phi (or the whole model) on single tasks by gradient descent, from several
+starts, and draws how each does after so many steps.
+
+    hyperjax tune --gin_file=runs/tune.gin --gin.RUN=runs/mine --gin.TUNE_OUTPUT_DIR=runs/mine/tuned
+
+A phi that a hypermodel generated from the same examples is one start; others are random values and
+one phi that was trained on the whole mixture (HyperTuning, arXiv 2211.12485, section 6).
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import rich.progress
+from flax import nnx
+
+from hyperjax import launch, runs
+from hyperjax.core import arithmetic, sharding
+from hyperjax.core.batch import Batch
+from hyperjax.core.phi import Phi
+from hyperjax.data import eval_sets, layouts, loader, schedule, vocabularies
+from hyperjax.data.episodes import Episode, Sampler
+from hyperjax.data.manifest import Manifest
+from hyperjax.evaluation import scoring, tuning_report
+from hyperjax.hypermodels.tuned import TunedPhi
+from hyperjax.training import step as step_lib
+
+Point = dict[str, int | float]
+Curve = list[Point]
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+  """The phi that a training run gives for the tuning examples.
+
+  Attributes:
+    run: folder of the run: a hypermodel's (phi is generated) or a tuned phi's (phi is shared).
+    supports: phi is the mean over so many disjoint supports of the tuning examples.
+  """
+
+  run: str
+  supports: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+  """One way to tune.
+
+  Attributes:
+    producer: what is tuned: a TunedConfig, or FullConfig.
+    optimizer: one of training.optimizers.
+    start: where it starts from; None for the producer's own initial values.
+    num_examples: how many examples of the task are tuned on.
+  """
+
+  producer: runs.ProducerConfig
+  optimizer: Any
+  start: Start | None = None
+  num_examples: int = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class TuneConfig:
+  """What all methods share.
+
+  Attributes:
+    steps: optimizer steps on each task.
+    measure: the steps at which the task's other queries are answered; 0 is the start.
+    batch_size: examples in a step.
+    num_shots: examples of a support that a hypermodel reads.
+    max_queries: queries per task that are answered.
+    seeds: each draws tuning examples of its own.
+    tasks: tasks (or the front part of their names up to a dot); all, where empty.
+  """
+
+  steps: int = 50
+  measure: Sequence[int] = (0, 2, 5, 10, 20, 35, 50)
+  batch_size: int = 10
+  num_shots: int = 10
+  max_queries: int = 40
+  seeds: Sequence[int] = (0,)
+  tasks: Sequence[str] = ()
+
+  def __post_init__(self):
+    for name in ("steps", "batch_size", "num_shots", "max_queries"):
+      if getattr(self, name) < 1:
+        raise ValueError(f"TuneConfig.{name} must be at least 1, not {getattr(self, name)}")
+    if not self.measure or min(self.measure) < 0 or max(self.measure) > self.steps:
+      raise ValueError(
+        f"TuneConfig.measure {tuple(self.measure)} must name steps in 0..{self.steps}"
+      )
+
+
+def tune(
+  *,
+  output_dir: str,
+  run: str,
+  methods: Mapping[str, Method],
+  config: TuneConfig,
+  data: runs.DataFolder | None = None,
+  dry_run: bool = False,
+) -> int:
+  """Tunes every method on every task and writes curves over steps.
+
+  Each cell (method, task, seed) is stored as it ends: the same command goes on where it stopped.
+
+  Args:
+    output_dir: where cells, results.json, report.md and curves.png go.
+    run: the folder of a training run, whose downstream model and held-out tasks are used.
+    methods: {name: how it tunes}.
+    config: what they share.
+    data: the tasks; the run's held-out ones where None.
+    dry_run: print what would be done.
+  """
+  given = launch.configured(run, "hyperjax.train", "train")
+  data = data or given["data"].held_out
+  if dry_run:
+    print(f"methods    {', '.join(methods)}")
+    print(f"data       {data.config.mixture_or_task_name} in {data.path}")
+    print(f"config     {config}")
+    return 0
+
+  vocabulary = vocabularies.load(data.config.vocabulary)
+  manifest = data.open(vocabulary)
+  model, fingerprint = given["model"].load()
+  tasks = manifest.select(config.tasks, ())
+  bench = Bench.open(manifest, tasks, methods, config, given["model"].architecture.layout)
+  starts = {
+    name: runs.load(method.start.run, loaded=(model, fingerprint))
+    for name, method in methods.items() if method.start
+  }  # fmt: skip
+  folder = pathlib.Path(output_dir) / "cells"
+  folder.mkdir(parents=True, exist_ok=True)
+  launch.accept()
+  cells: dict[str, dict[str, list[Curve]]] = {}
+  with rich.progress.Progress(
+    rich.progress.TextColumn("{task.description:<40}"), rich.progress.BarColumn(),
+    rich.progress.MofNCompleteColumn(), rich.progress.TimeElapsedColumn(),
+    rich.progress.TimeRemainingColumn(),
+  ) as bar:  # fmt: skip
+    progress = bar.add_task("", total=len(methods) * len(tasks) * len(config.seeds))
+    for name, method in methods.items():
+      tuner = Tuner.build(method, model, runs.encoder(vocabulary), config, starts.get(name))
+      about = [fingerprint, manifest.values["tasks"], dataclasses.asdict(config), repr(method)]
+      about.append(starts[name].trained_hash if name in starts else "")
+      for task in tasks:
+        for seed in config.seeds:
+          bar.update(progress, description=f"{name}, {task}")
+          key = hashlib.sha256(json.dumps([*about, task, seed]).encode()).hexdigest()[:16]
+          curve = _stored(
+            folder / f"{name}-{task}-{seed}-{key}.json",
+            lambda t=tuner, k=task, s=seed: t.curve(bench, k, s),
+          )
+          cells.setdefault(name, {}).setdefault(task, []).append(curve)
+          bar.advance(progress)
+  current = launch.current()
+  tuning_report.write(output_dir, cells, config=current.config, command=current.command)
+  return 0
+
+
+def _stored(file: pathlib.Path, make) -> Curve:
+  """Reads a cell back, or makes and stores it."""
+  if file.exists():
+    return json.loads(file.read_text())
+  curve = make()
+  temporary = file.with_suffix(f".partial-{os.getpid()}")
+  temporary.write_text(json.dumps(curve))
+  temporary.rename(file)
+  return curve
+
+
+@dataclasses.dataclass(frozen=True)
+class Bench:
+  """The tasks' examples in batches of a few static shapes, so that one program serves all tasks.
+
+  Attributes:
+    manifest, config, layout: as given.
+    shape: of the batches that are tuned on and answered.
+  """
+
+  manifest: Manifest
+  config: TuneConfig
+  layout: layouts.Layout
+  shape: loader.BatchShape
+
+  @classmethod
+  def open(cls, manifest, tasks, methods, config: TuneConfig, layout: str) -> "Bench":
+    """Plans the shape.
+
+    Raises:
+      ValueError: a task has too few examples.
+    """
+    laid = layouts.of(layout, manifest.vocabulary)
+    most = max(method.num_examples for method in methods.values())
+    bench = cls(manifest, config, laid, loader.BatchShape(1, 1, 1, 1))
+    drawn = [
+      episode
+      for task in tasks
+      for seed in config.seeds
+      for episode in (*bench.asked(task), *bench.supports(task, seed, most, 1))
+    ]
+    shape = loader.fit(drawn, laid)
+    return dataclasses.replace(
+      bench, shape=dataclasses.replace(shape, queries=config.batch_size)
+    )
+
+  def asked(self, task: str) -> list[Episode]:
+    """The queries that are answered, in groups of `batch_size`."""
+    return [
+      dataclasses.replace(episode, head=episode.head[:0], shots=())
+      for episode in eval_sets.eval_episodes(
+        self.manifest, task, num_shots=1, num_queries=self.config.batch_size,
+        max_queries=self.config.max_queries, seed=0,
+      )
+    ]  # fmt: skip
+
+  def examples(self, task: str, seed: int, count: int) -> tuple[Sampler, list[int]]:
+    """The task's sampler and the ids of its tuning examples: none of them is asked."""
+    splits = self.manifest.splits(task)
+    asked = [q.id for episode in self.asked(task) for q in episode.queries]
+    split = "train" if "train" in splits else splits[0]
+    sampler = Sampler(self.manifest, task, split, split, count, 1)
+    shared = split == eval_sets.query_split(splits)
+    return sampler, sampler.draw(asked if shared else [], count, (seed, "tune", task))
+
+  def supports(self, task: str, seed: int, count: int, supports: int) -> list[Episode]:
+    """So many disjoint supports of the tuning examples, each with its examples as queries."""
+    sampler, ids = self.examples(task, seed, count)
+    shots = min(self.config.num_shots, count)
+    if supports * shots > count:
+      raise ValueError(
+        f"{supports} supports of {shots} examples are more than the {count} tuning examples"
+      )
+    parts = [ids[i * shots : (i + 1) * shots] for i in range(supports)]
+    return [
+      sampler.assemble(
+        part, [sampler.support.target(i) for i in part], tuple(map(sampler.query, part))
+      )
+      for part in parts
+    ]
+
+  def steps(self, task: str, seed: int, count: int) -> Iterator[Batch]:
+    """The batches that are tuned on: epochs of the examples, each in an order of its own."""
+    sampler, ids = self.examples(task, seed, count)
+    order = schedule.Epochs(count, seed, "tune", task)
+    size = min(self.config.batch_size, count)
+    for step in range(self.config.steps):
+      chosen = [ids[order(step * size + i)] for i in range(size)]
+      queries = tuple(map(sampler.query, chosen))
+      yield self.batch(Episode(task, np.zeros([0], np.int32), (), queries, (), sampler.adds_bos))
+
+  def batch(self, episode: Episode) -> Batch:
+    """One episode as a batch."""
+    return loader.to_batch([episode], self.shape, self.layout)[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class Tuner:
+  """One method, compiled once for all tasks.
+
+  Attributes:
+    method, config, start: as given; start is the run that phi starts from.
+    parts: the system at its initial values.
+    transform, train_step: what changes it.
+  """
+
+  method: Method
+  config: TuneConfig
+  start: runs.Run | None
+  spec: Phi | None
+  parts: step_lib.Parts
+  transform: Any
+  train_step: Any
+
+  @classmethod
+  def build(cls, method: Method, model, encode, config, start: runs.Run | None) -> "Tuner":
+    """The method for a downstream model.
+
+    Raises:
+      ValueError: only a phi can start from a run.
+    """
+    if method.start and not hasattr(method.producer, "spec"):
+      raise ValueError(
+        f"{type(method.producer).__name__} tunes no phi: it cannot start from {method.start.run}"
+      )
+    spec = method.producer.spec(model) if method.start else None
+    parts = runs.build_parts(method.producer, model, encode, 0)
+    transform = method.optimizer.build(config.steps, parts.axes)
+    train_step = step_lib.make_train_step(parts.graph, transform, step_lib.Objective())
+    return cls(method, config, start, spec, parts, transform, train_step)
+
+  def curve(self, bench: Bench, task: str, seed: int) -> Curve:
+    """Tunes on one task; exact match and log-likelihood of its other queries at each step asked."""
+    trained = self._initial(bench, task, seed)
+    state = step_lib.init_optimizer(self.transform, trained, sharding.MeshConfig().build())
+    asked = [bench.batch(episode) for episode in bench.asked(task)]
+    found = [self._measure(trained, asked, 0)] if 0 in self.config.measure else []
+    count = self.method.num_examples
+    for step, batch in enumerate(bench.steps(task, seed, count), 1):
+      trained, state, _ = self.train_step(trained, state, self.parts.frozen, batch)
+      if step in self.config.measure:
+        found.append(self._measure(trained, asked, step))
+    return found
+
+  def _initial(self, bench: Bench, task: str, seed: int):
+    """The trained parameters at the start; a copy, because a step donates them."""
+    if self.start is None:
+      return jax.tree.map(jnp.copy, self.parts.trained)
+    episodes = bench.supports(task, seed, self.method.num_examples, self.method.start.supports)
+    phis = [
+      scoring.produce(self.start.producer, self.start.downstream, bench.batch(e).support)
+      for e in episodes
+    ]
+    tuned = TunedPhi.starting_from(
+      phis[0] if len(phis) == 1 else arithmetic.mean(phis), self.spec
+    )
+    system = nnx.merge(self.parts.graph, self.parts.trained, self.parts.frozen)
+    return step_lib.split(step_lib.System(tuned, system.downstream)).trained
+
+  def _measure(self, trained, asked: Sequence[Batch], step: int) -> Point:
+    system = nnx.merge(self.parts.graph, trained, self.parts.frozen)
+    likelihood, exact, queries = 0.0, 0.0, 0
+    for batch in asked:
+      phi = scoring.produce(system.producer, system.downstream, batch.support)
+      scores = scoring.teacher_forced(system.downstream, phi, batch)
+      real = batch.weights.sum(-1) > 0
+      likelihood += float(np.asarray(scores[0])[real].sum())
+      exact += float(np.asarray(scores[1])[real].sum())
+      queries += int(real.sum())
+    return {
+      "step": step, "exact_match": exact / queries, "log_likelihood": likelihood / queries
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Entry point of `hyperjax tune`."""
+  return launch.run("hyperjax.tune", "tune", argv, folder="TUNE_OUTPUT_DIR")
+
+
+if __name__ == "__main__":
+  sys.exit(main())
