@@ -3,9 +3,9 @@ one report of all of them on the held-out tasks, with curves over training.
 
     python benchmarks/ablations.py --fewshot_dir fewshot_tasks --out runs/ablations
 
-Resumable: runs and answers that are finished are kept, an interrupted run goes on. On 2 cores a
-run of `base` takes a quarter of an hour, and `longer` has four times its steps; `distillation` is
-slower by its teacher's pass. The report's time grows with --max_queries and the number of runs.
+Resumable: runs and answers that are finished are kept, an interrupted run goes on. Each variant
+changes one thing of `base`, which is examples/fewshot_tasks.gin with small batches; `longer` has four
+times its steps. The report's time grows with --max_queries and the number of runs.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import sys
 EXAMPLE = "examples/fewshot_tasks.gin"
 VARIANTS = {
   "base": {},
-  "longer": {"TRAIN_STEPS": 1000},
+  "longer": {},
   "distillation": {"DISTILLATION": 1.0},
   "gist_8": {"NUM_GIST": 8},
   "gist_32": {"NUM_GIST": 32},
@@ -34,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
   p.add_argument("--out", type=pathlib.Path, required=True, help="folder of runs and report")
   p.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="training seeds")
   p.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
-  p.add_argument("--steps", type=int, help="steps of all variants but `longer` (default: 250)")
+  p.add_argument("--steps", type=int, default=120, help="of all variants but `longer`")
   p.add_argument("--max_queries", type=int, default=100, help="queries per held-out task")
   return p
 
@@ -58,10 +58,10 @@ def main() -> int:
       runs[name] = str(args.out / name)
       macros = {
         "FEWSHOT_DIR": args.fewshot_dir, "DATA_DIR": args.out / "data", "MODEL_DIR": runs[name],
-        "RANDOM_SEED": seed, "EVAL_PERIOD": 50, "eval_sets.EvalConfig.max_queries": 32,
+        "RANDOM_SEED": seed, "BATCH_SIZE": 2, "NUM_QUERIES": 5, "EVAL_PERIOD": args.steps // 2,
+        "TRAIN_STEPS": args.steps * (4 if variant == "longer" else 1),
+        "eval_sets.EvalConfig.max_queries": 16,
       }  # fmt: skip
-      if args.steps:
-        macros["TRAIN_STEPS"] = args.steps
       command("hyperjax.train", [EXAMPLE], macros | VARIANTS[variant])
   command("hyperjax.evaluate", ["runs/evaluate.gin"], {
     "EVAL_OUTPUT_DIR": args.out / "report", "RUNS": runs, "SEEDS": "(0,)",
