@@ -3,7 +3,8 @@
     adapter_config.json        what PEFT loads: a prefix, or low-rank updates
     adapter_model.safetensors
     phi.safetensors            instead of both, for a phi that PEFT cannot hold in one adapter: a
-                               prefix and low-rank updates together, as gisting makes
+                               prefix and low-rank updates together, as gisting makes, and prefixes
+                               of T5, of which PEFT knows the decoder's only
     hyperjax.json              what phi is, which model, vocabulary and prompt it is for, and where
                                it comes from
 
@@ -29,8 +30,10 @@ import numpy as np
 
 from hyperjax.core import phi as phi_lib
 from hyperjax.core.phi import LowRank, Phi, Prefix
-from hyperjax.models import families, llama_peft
+from hyperjax.models import families, llama_peft, peft_files, t5_peft
+from hyperjax.models.peft_format import Format
 
+_PEFT = {"llama": llama_peft.FORMAT, "t5": t5_peft.FORMAT}
 META, PHI_TENSORS = "hyperjax.json", "phi.safetensors"
 _VERSION = 1
 _FIELDS = {Prefix: ("key", "value"), LowRank: ("a", "b")}
@@ -52,6 +55,16 @@ class Base:
   config: families.Config
   fingerprint: str
   vocabulary_fingerprint: str
+
+  @property
+  def family(self) -> str:
+    """The name of the model's family."""
+    return families.of(self.config).name
+
+  @property
+  def peft(self) -> Format:
+    """How PEFT holds a phi for it."""
+    return _PEFT[self.family]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,22 +123,22 @@ def save(folder: str | os.PathLike, adapter: Adapter, *, overwrite: bool = False
   phi = _one_row(adapter.phi)
   phi_lib.check(phi, phi_spec(adapter.base.config, phi))
   _check_finite(phi, folder)
-  config = llama_peft.config(phi, adapter.base.config, adapter.base.source)
-  tensors = _own_tensors(phi) if config is None else llama_peft.tensors(phi)
-  file = PHI_TENSORS if config is None else llama_peft.TENSORS
+  made = adapter.base.peft.write(phi, adapter.base.config, adapter.base.source)
+  config, tensors = made or (None, _own_tensors(phi))
+  file = PHI_TENSORS if config is None else peft_files.TENSORS
   folder.parent.mkdir(parents=True, exist_ok=True)
   unfinished = pathlib.Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
   try:
     unfinished.chmod(0o755)
     _write_tensors(unfinished / file, tensors)
     if config is not None:
-      _write_json(unfinished / llama_peft.CONFIG, config)
+      _write_json(unfinished / peft_files.CONFIG, config)
     _write_json(unfinished / META, {
       "version": _VERSION,
       "peft": config is not None,
       "spec": _describe(phi),
       "model": {
-        "family": "llama",
+        "family": adapter.base.family,
         "source": adapter.base.source,
         "fingerprint": adapter.base.fingerprint,
         "config": dataclasses.asdict(adapter.base.config),
@@ -155,7 +168,7 @@ def check_target(folder: str | os.PathLike, *, overwrite: bool) -> None:
     return
   if not overwrite:
     raise FileExistsError(f"{folder} exists; name a new folder, or ask to overwrite the adapter")
-  if not any((folder / name).exists() for name in (META, llama_peft.CONFIG)):
+  if not any((folder / name).exists() for name in (META, peft_files.CONFIG)):
     raise FileExistsError(f"{folder} exists and is not an adapter; it is not overwritten")
 
 
@@ -164,7 +177,7 @@ def recorded_source(folder: str | os.PathLike) -> str | None:
   folder = pathlib.Path(folder)
   if (folder / META).exists():
     return _meta(folder)["model"]["source"]
-  return llama_peft.read_config(folder).get("base_model_name_or_path") or None
+  return peft_files.read_config(folder).get("base_model_name_or_path") or None
 
 
 def load(folder: str | os.PathLike, base: Base) -> Adapter:
@@ -184,13 +197,13 @@ def load(folder: str | os.PathLike, base: Base) -> Adapter:
   """
   folder = pathlib.Path(folder)
   if not (folder / META).exists():
-    phi = llama_peft.phi(llama_peft.read_config(folder), read_tensors(
-      folder / llama_peft.TENSORS), base.config, folder)
+    raw, tensors = peft_files.read_config(folder), read_tensors(folder / peft_files.TENSORS)
+    phi = base.peft.read(raw, tensors, base.config, folder)
     _check(folder, phi, base.config)
     return Adapter(phi, None)
   meta = _meta(folder)
   _check_made_for(folder, meta, base)
-  file = folder / (llama_peft.TENSORS if meta["peft"] else PHI_TENSORS)
+  file = folder / (peft_files.TENSORS if meta["peft"] else PHI_TENSORS)
   tensors = read_tensors(file)
   if _sha256(file) != meta["sha256"]:
     raise ValueError(
@@ -198,7 +211,7 @@ def load(folder: str | os.PathLike, base: Base) -> Adapter:
       f"changed it on purpose, remove {META} to load it as PEFT's own"
     )
   if meta["peft"]:
-    phi = llama_peft.phi(llama_peft.read_config(folder), tensors, base.config, folder)
+    phi = base.peft.read(peft_files.read_config(folder), tensors, base.config, folder)
   else:
     phi = _own_phi(folder, meta["spec"], tensors)
   _check(folder, phi, base.config)
@@ -238,6 +251,11 @@ def _check(folder: pathlib.Path, phi: Phi, config: families.Config) -> None:
 
 def _check_made_for(folder: pathlib.Path, meta: Mapping[str, Any], base: Base) -> None:
   made_for = meta["model"]
+  if made_for["family"] != base.family:
+    raise ValueError(
+      f"{folder} was made for the model {made_for['source']!r} of the family "
+      f"{made_for['family']!r}, not for {base.source!r} of the family {base.family!r}"
+    )
   if made_for["fingerprint"] != base.fingerprint:
     raise ValueError(
       f"{folder} was made for the model {made_for['source']!r} (fingerprint "
@@ -277,7 +295,9 @@ def _one_row(phi: Phi) -> Phi:
       size = int(node.length[0, 0])
       if size < 1:
         raise ValueError(f"the prefix at {site!r} is empty")
-      node = phi_lib.whole_prefix(node.key[:, :, :size], node.value[:, :, :size])
+      node = phi_lib.whole_prefix(
+        node.key[:, :, :size], node.value[:, :, :size], positions=node.positions
+      )
     phi_lib.insert(out, site, node)
   if not out:
     raise ValueError("phi is empty: there is nothing to save")
@@ -299,6 +319,8 @@ def _describe(phi: Phi) -> dict[str, Any]:
     out[site] = {"kind": kinds[type(node)], "shapes": shapes}
     if isinstance(node, LowRank):
       out[site]["scale"] = float(node.scale)
+    else:
+      out[site]["positions"] = node.positions
   return out
 
 
@@ -315,7 +337,7 @@ def _own_phi(
 ) -> Phi:
   """The inverse of `_own_tensors`, against what hyperjax.json says."""
   want = {f"{site}.{f}": s for site, entry in spec.items() for f, s in entry["shapes"].items()}
-  llama_peft.check_names(folder / PHI_TENSORS, tensors, want)
+  peft_files.check_names(folder / PHI_TENSORS, tensors, want)
   out: dict = {}
   for site, entry in spec.items():
     if entry["kind"] not in _KINDS:
@@ -323,7 +345,8 @@ def _own_phi(
     cls = _KINDS[entry["kind"]]
     first, second = (jnp.asarray(tensors[f"{site}.{f}"][:, None]) for f in _FIELDS[cls])
     if cls is Prefix:
-      node = phi_lib.whole_prefix(first, second)
+      # Adapters of the first versions have no positions: Llama's carry them in their keys.
+      node = phi_lib.whole_prefix(first, second, positions=entry.get("positions", "none"))
     else:
       node = LowRank(first, second, entry["scale"])
     phi_lib.insert(out, site, node)
