@@ -4,8 +4,8 @@ one report of all of them on the held-out tasks, with curves over training.
     python benchmarks/ablations.py --fewshot_dir fewshot_tasks --out runs/ablations
 
 Resumable: runs and answers that are finished are kept, an interrupted run goes on. Each variant
-changes one thing of `base`, which is examples/fewshot_tasks.gin with small batches; `longer` has four
-times its steps. The report's time grows with --max_queries and the number of runs.
+changes one thing of `base`, which is examples/fewshot_tasks.gin with small batches; `longer` has
+four times its steps. The report's time grows with --max_queries and the number of runs.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Baselines that tune a prefix by way of something smaller: a soft prompt, or slots behind an MLP."""
+"""Baselines that tune a prefix by way of something smaller: a soft prompt, slots behind an MLP."""
 
 import dataclasses
 

@@ -49,7 +49,7 @@ def test_a_prefix_behind_an_mlp_fits_and_each_slot_is_trained(model):
   graph, params, rest = nnx.split(producer, nnx.Param, ...)
 
   def total(params):
-    phi = nnx.merge(graph, params, rest)(model, None)
+    phi = nnx.merge(graph, params, rest)(model, tiny.support(3, 2))
     return sum((x**2).sum() for x in jax.tree.leaves(phi) if jnp.issubdtype(x.dtype, jnp.floating))
 
   gradient = jax.grad(total)(params)["slots"][...]
