@@ -27,11 +27,9 @@ from hyperjax.hypermodels.tuned import NoPhi, TunedPhi
 from hyperjax.models.t5 import T5
 
 ENCODER, CROSS = "encoder.self.prefix", "decoder.cross.prefix"
-ATTENTION = tuple(
-  f"{attention}.{name}"
-  for attention in ("encoder.self", "decoder.self", "decoder.cross")
-  for name in ("q", "k", "v", "o")
-)
+# T5's vocabulary has no newline, from which gist tokens start elsewhere.
+START = GistTokens(init_text="")
+ATTENTION = ("*.*.q", "*.*.k", "*.*.v", "*.*.o")
 
 
 @partial(
@@ -124,10 +122,10 @@ class GistingT5Config:
 
   Attributes:
     gist: the gist tokens.
-    rank, alpha, sites: the LoRA.
+    rank, alpha, sites: the LoRA; by default of all maps of every attention.
   """
 
-  gist: GistTokens = GistTokens()
+  gist: GistTokens = START
   rank: int = 16
   alpha: float = 32.0
   sites: Sequence[str] = ATTENTION
@@ -145,7 +143,7 @@ class GistingT5Config:
 class FullGistingT5Config:
   """Gisting that trains the whole model, as HyperT5 trains the whole of its body."""
 
-  gist: GistTokens = GistTokens()
+  gist: GistTokens = START
 
   train = ("producer", "downstream")  # parts of the system
 

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 
 from hyperjax.core import layers
 from hyperjax.core import phi as phi_lib
-from hyperjax.core.phi import Leaf, LowRank, LowRankSite, Phi, Prefix, PrefixSite
+from hyperjax.core.phi import Leaf, LowRank, Phi, Prefix
 
 # {site: its first slot, and the one behind its last}
 Slots = Mapping[str, tuple[int, int]]
@@ -220,13 +220,13 @@ class EmitPrefix:
     key_scale, value_scale: the root mean square of generated keys and values at first. By default
       that of the embedded SmolLM2-135M's own, 2.07 and 0.99 over all layers of a text (a T5 at its
       own initialisation: 1.0 and 1.0); `tests/hypermodels/heads_test.py -k own` measures it.
-    sites: the prefix sites; () for all that the downstream model has.
+    sites: patterns as `phi.match` has them; the default is every attention.
   """
 
   length: int = 32
   key_scale: float = 2.0
   value_scale: float = 1.0
-  sites: Sequence[str] = ()
+  sites: Sequence[str] = ("*.*.prefix",)
 
   def __post_init__(self):
     for name in ("length", "key_scale", "value_scale"):
@@ -234,9 +234,14 @@ class EmitPrefix:
         raise ValueError(f"EmitPrefix.{name} must be positive, not {getattr(self, name)!r}")
 
   def spec(self, downstream: Any) -> Phi:
-    """The phi that is made for this downstream model; its rows have no position."""
-    chosen = _chosen(downstream, self.sites, PrefixSite, lambda site: True)
-    return downstream.phi_spec(chosen, prefix_length=self.length, positions="none")
+    """The phi that is made for this downstream model; its rows have no position.
+
+    Raises:
+      ValueError: a pattern names no site, or one that is no prefix's.
+    """
+    # A rank, so that a projection among the sites is refused for what it is.
+    sizes = dict(prefix_length=self.length, positions="none", rank=1, alpha=1.0)
+    return _check_kind(downstream.phi_spec(self.sites, **sizes), Prefix, "EmitPrefix")
 
   def scale(self, field: str, leaf: Leaf) -> float:
     """The root mean square of what a field's head makes at first."""
@@ -250,40 +255,32 @@ class EmitLowRank:
   Attributes:
     rank: R.
     alpha: the updates are scaled by alpha / rank.
-    sites: the adapted projections; () for query and value of every attention (arXiv 2211.12485).
+    sites: patterns as `phi.match` has them; the default is the query and the value map of every
+      attention (arXiv 2211.12485).
   """
 
   rank: int = 16
   alpha: float = 16.0
-  sites: Sequence[str] = ()
+  sites: Sequence[str] = ("*.*.q", "*.*.v")
 
   def spec(self, downstream: Any) -> Phi:
     """The phi that is made for this downstream model.
 
     Raises:
-      ValueError: the rank exceeds a projection's smaller dimension; a site is unknown or no
-        projection.
+      ValueError: the rank exceeds a projection's smaller dimension; a pattern names no site, or one
+        that is no projection's.
     """
-    chosen = _chosen(downstream, self.sites, LowRankSite, lambda site: site.endswith((".q", ".v")))
-    return downstream.phi_spec(chosen, rank=self.rank, alpha=self.alpha)
+    sizes = dict(rank=self.rank, alpha=self.alpha, prefix_length=1)
+    return _check_kind(downstream.phi_spec(self.sites, **sizes), LowRank, "EmitLowRank")
 
   def scale(self, field: str, leaf: Leaf) -> float:
     """B starts at zero, so that the first phi has no effect; A as `phi.low_rank_leaf` draws it."""
     return {"a": leaf.shape[2] ** -0.5, "b": 0.0}[field]
 
 
-def _chosen(
-  downstream: Any, sites: Sequence[str], kind: type, by_default: Callable[[str], bool]
-) -> tuple[str, ...]:
-  """The sites, or the default ones of this kind.
-
-  Raises:
-    ValueError: a site is of the other kind.
-  """
-  places = downstream.places()
-  for site in sites:
-    if site in places and not isinstance(places[site], kind):
-      raise ValueError(f"{site!r} is a {type(places[site]).__name__}, not a {kind.__name__}")
-  return tuple(sites) or tuple(
-    site for site, place in places.items() if isinstance(place, kind) and by_default(site)
-  )
+def _check_kind(spec: Phi, kind: type, name: str) -> Phi:
+  """The spec, where all its nodes are of this kind."""
+  for site, node in phi_lib.sites(spec).items():
+    if not isinstance(node, kind):
+      raise ValueError(f"{name}.sites: {site!r} holds a {type(node).__name__}")
+  return spec

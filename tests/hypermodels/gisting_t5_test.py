@@ -16,7 +16,6 @@ from hyperjax.core.batch import Support
 from hyperjax.core.sharding import MeshConfig
 from hyperjax.hypermodels.gist_tokens import GistTokens
 from hyperjax.hypermodels.gisting_t5 import (
-  ATTENTION,
   CROSS,
   ENCODER,
   CrossGist,
@@ -31,6 +30,11 @@ from tests.hypermodels import tiny_t5
 from tests.models import tiny
 
 LENGTHS = (6, 1, 3)
+ATTENTION = [
+  f"{attention}.{name}"
+  for attention in ("encoder.self", "decoder.self", "decoder.cross")
+  for name in ("q", "k", "v", "o")
+]
 SITES = (*ATTENTION, "encoder.mlp.up", "encoder.mlp.down", "decoder.mlp.gate")
 GIST = GistTokens(num_gist=3)
 CONFIGS = {"lora": GistingT5Config(GIST, rank=2), "full": FullGistingT5Config(GIST)}
@@ -260,6 +264,14 @@ def test_every_field_changes_phi_or_its_parameters():
 def test_an_unknown_site_names_the_nearest():
   with pytest.raises(ValueError, match="'encoder.self.w'; the nearest is 'encoder.self"):
     fresh("lora", (("sites", ("encoder.self.w",)),))
+
+
+def test_a_text_without_a_token_is_an_error():
+  """As a newline is in T5's vocabulary."""
+  model, key = tiny_t5.t5(), jax.random.key(0)
+  with pytest.raises(ValueError, match=r"init_text '\\n' has no token"):
+    GistTokens(3, "\n").embeddings(model, lambda text: [], key)
+  assert GistingT5Config().gist.embeddings(model, lambda text: [], key).shape == (16, 16)
 
 
 def test_fewer_than_one_gist_token_is_an_error():

@@ -189,9 +189,9 @@ def test_the_compute_dtype_is_that_of_the_states():
   (lambda: EmitLowRank(17).spec(tiny_t5.t5()), r"LoRA rank 17 is not in 1\.\.12"),
   (lambda: EmitLowRank(0).spec(tiny_t5.t5()), r"LoRA rank 0 is not in 1\.\.12"),
   (lambda: EmitLowRank(2, sites=[tiny.PREFIX]).spec(tiny.llama()),
-   "'decoder.self.prefix' is a PrefixSite, not a LowRankSite"),
+   "EmitLowRank.sites: 'decoder.self.prefix' holds a Prefix"),
   (lambda: EmitPrefix(2, sites=["decoder.self.q"]).spec(tiny.llama()),
-   "'decoder.self.q' is a LowRankSite, not a PrefixSite"),
+   "EmitPrefix.sites: 'decoder.self.q' holds a LowRank"),
   (lambda: EmitPrefix(2, sites=["decoder.prefix"]).spec(tiny.llama()),
    "unknown site 'decoder.prefix'; the nearest is 'decoder.self.prefix'"),
 ])  # fmt: skip
