@@ -87,6 +87,21 @@ def build_parts(
   return step_lib.split(step_lib.System(module, downstream), train)
 
 
+def check_fits(producer: ProducerConfig, architecture: families.Config) -> None:
+  """Refuses a system that is not for this kind of model.
+
+  Raises:
+    ValueError: names the system, and the kind of model that it is for.
+  """
+  layouts = getattr(producer, "layouts", (architecture.layout,))
+  if architecture.layout not in layouts:
+    raise ValueError(
+      f"{type(producer).__name__} is for {' or '.join(layouts)} models, not for a "
+      f"{type(architecture).__name__.removesuffix('Config')} ({architecture.layout}): name another "
+      "file of gin/systems"
+    )
+
+
 def trained_parts(producer: ProducerConfig) -> tuple[str, ...]:
   """Which parts of a system its training changes: 'producer', 'downstream'."""
   return getattr(producer, "train", ("producer",))
@@ -116,6 +131,7 @@ class Run:
     model_fingerprint: of the frozen weights.
     trained_hash: of the checkpoint's parameters.
     inline: whether its queries held the support themselves.
+    trained: the parts that training changed, as `trained_parts`.
     provenance: for adapters: run, step, hypermodel, data hash.
   """
 
@@ -129,6 +145,7 @@ class Run:
   model_fingerprint: str
   trained_hash: str
   inline: bool
+  trained: tuple[str, ...]
   provenance: Mapping[str, Any]
 
   @property
@@ -175,7 +192,8 @@ def load(
   }  # fmt: skip
   return Run(
     folder, model, system.downstream, system.producer, restored.step, vocabulary,
-    data.config.prompt, fingerprint, _hash(restored.trained), data.inline, provenance,
+    data.config.prompt, fingerprint, _hash(restored.trained), data.inline,
+    tuple(trained_parts(given["hypermodel"])), provenance,
   )  # fmt: skip
 
 

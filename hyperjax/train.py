@@ -119,6 +119,12 @@ def train(
       f"EVAL_PERIOD is {run.eval_period}, but running text has no few-shot queries to evaluate: "
       "set it to 0"
     )
+  runs.check_fits(hypermodel, model.architecture)
+  if objective.distillation and model.architecture.layout != "decoder":
+    raise ValueError(
+      f"DISTILLATION is {objective.distillation}, but its teacher reads the support as a prefix, "
+      "which only decoder-only models can: set it to 0"
+    )
   if dry_run:
     return describe(model, hypermodel, data, run)
 
@@ -238,7 +244,7 @@ def _report(step, metrics, info, writer, bar, checkpoints) -> None:
 def _summarise(model_dir, run, start, counts, bar) -> None:
   if counts.slots:
     print(
-      f"{model_dir}: {run.steps} of {run.steps} steps done, {bar.minutes:.1f} minutes of training "
+      f"{model_dir}: all {run.steps} steps done, {bar.minutes:.1f} minutes of training "
       f"in all; since step {start} {bar.tokens_per_second:.0f} tokens/s, padding "
       f"{counts.padding:.0%} of the places; cut: "
       f"{counts.shots_dropped} support examples, {counts.inputs_cut} inputs, "

@@ -284,7 +284,7 @@ def test_hyperpretraining_then_fine_tuning(tiny, tmp_path, capsys):
 def test_a_signal_in_the_last_step_does_not_undo_the_end(tiny, tmp_path, watched_step, capsys):
   watched_step.append(lambda number, *_: stop() if number == 2 else None)
   assert tiny.train(tmp_path / "run", TRAIN_STEPS=3) == 0
-  assert "3 of 3 steps done" in capsys.readouterr().out
+  assert "all 3 steps done" in capsys.readouterr().out
 
 
 def test_a_loss_that_is_not_a_number_stops_the_run(tiny, tmp_path, capsys, watched_step):

@@ -39,6 +39,7 @@ class GistingConfig:
   hyper: HyperLlamaConfig = HyperLlamaConfig()
 
   train = ("producer",)  # parts of the system
+  layouts = ("decoder",)  # of the models that it is for
 
   def build(self, downstream: Llama, encode: Encode, rngs: nnx.Rngs) -> Gisting:
     """The baseline for this downstream model, at its initial values."""

@@ -131,6 +131,7 @@ class GistingT5Config:
   sites: Sequence[str] = ATTENTION
 
   train = ("producer",)  # parts of the system
+  layouts = ("encoder_decoder",)  # of the models that it is for
 
   def build(self, downstream: T5, encode: Encode, rngs: nnx.Rngs) -> GistingT5:
     """The baseline for this downstream model, at its initial values."""
@@ -146,6 +147,7 @@ class FullGistingT5Config:
   gist: GistTokens = START
 
   train = ("producer", "downstream")  # parts of the system
+  layouts = ("encoder_decoder",)  # of the models that it is for
 
   def build(self, downstream: T5, encode: Encode, rngs: nnx.Rngs) -> GistingT5:
     """The baseline for this downstream model, at its initial values."""

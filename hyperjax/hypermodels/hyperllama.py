@@ -124,6 +124,7 @@ class HyperLlamaConfig:
   sites: Sequence[str] = ATTENTION
 
   train = ("producer",)  # parts of the system
+  layouts = ("decoder",)  # of the models that it is for
 
   def build(self, downstream: Llama, encode: Encode, rngs: nnx.Rngs) -> HyperLlama:
     """The hypermodel for this downstream model, at its initial values."""
@@ -139,6 +140,7 @@ class FullHyperLlamaConfig:
   gist: GistConfig = GistConfig()
 
   train = ("producer",)  # parts of the system
+  layouts = ("decoder",)  # of the models that it is for
 
   def build(self, downstream: Llama, encode: Encode, rngs: nnx.Rngs) -> FullHyperLlama:
     """The hypermodel for this downstream model; the copy's parameters are float32."""

@@ -66,6 +66,7 @@ class HyperLlamaLoRAConfig:
   sites: Sequence[str] = ATTENTION
 
   train = ("producer",)  # parts of the system
+  layouts = ("decoder",)  # of the models that it is for
 
   def build(self, downstream: Llama, encode: Encode, rngs: nnx.Rngs) -> HyperLlamaLoRA:
     """The hypermodel for this downstream model, at its initial values."""

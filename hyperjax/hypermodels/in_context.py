@@ -50,6 +50,8 @@ class TunedInContextConfig:
 
   tuned: TunedConfig
 
+  layouts = ("decoder",)  # of the models that it is for
+
   def build(self, downstream: Llama, encode, rngs: nnx.Rngs) -> TunedInContext:
     """The baseline for this downstream model, at its initial values."""
     return TunedInContext(self.tuned.build(downstream, encode, rngs))

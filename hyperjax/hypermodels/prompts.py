@@ -47,17 +47,10 @@ class SoftPromptConfig:
 
   prompt: GistTokens = GistTokens()
 
-  def build(self, downstream: nnx.Module, encode: Encode, rngs: nnx.Rngs) -> SoftPrompt:
-    """The prompt at its initial values.
+  layouts = ("decoder",)  # of the models that it is for
 
-    Raises:
-      ValueError: the downstream model has an encoder, which would mix prompt and input.
-    """
-    if downstream.config.layout != "decoder":
-      raise ValueError(
-        "SoftPromptConfig: prompt tuning is for decoder-only models, not "
-        f"{type(downstream.config).__name__.removesuffix('Config')}"
-      )
+  def build(self, downstream: Llama, encode: Encode, rngs: nnx.Rngs) -> SoftPrompt:
+    """The prompt at its initial values."""
     return SoftPrompt(self.prompt.embeddings(downstream, encode, rngs.params()))
 
 
