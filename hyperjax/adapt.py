@@ -14,7 +14,7 @@ import numpy as np
 
 from hyperjax import __version__, adapters
 from hyperjax.core import phi as phi_lib
-from hyperjax.data import loader, rows, shapes
+from hyperjax.data import layouts, loader, rows, shapes
 from hyperjax.data.episodes import Episode, EpisodeConfig
 from hyperjax.data.prompts import PromptFormat
 from hyperjax.data.vocabularies import Vocabulary
@@ -98,11 +98,13 @@ def adapt(args: argparse.Namespace, command: str) -> str:
   from hyperjax.evaluation import scoring
 
   run = runs.load(args.checkpoint, source=args.model)
+  _check_makes_adapters(args.checkpoint, run)
   episode = read_support(examples, run.prompt, run.vocabulary)
-  size = min(len(episode.support), args.max_tokens)
+  layout = layouts.of(run.config.layout, vars(run.vocabulary))
+  size = min(len(episode.support) + len(layout.end), args.max_tokens)
   shape = shapes.rounded(size, queries=1, query=1, targets=1)
   shape = dataclasses.replace(shape, support=min(shape.support, args.max_tokens))
-  batch, counts = loader.to_batch([episode], shape)
+  batch, counts = loader.to_batch([episode], shape, layout)
   phi = scoring.produce(run.producer, run.downstream, batch.support)
   if phi is None:
     raise ValueError(f"--checkpoint {args.checkpoint}: its method makes no phi to keep")
@@ -120,6 +122,20 @@ def adapt(args: argparse.Namespace, command: str) -> str:
   adapter = adapters.Adapter(phi, base, run.prompt.to_json(), provenance)
   adapters.save(args.out, adapter, overwrite=args.overwrite)
   return report(args.out, phi, counts, len(examples))
+
+
+def _check_makes_adapters(checkpoint: pathlib.Path, run) -> None:
+  """Refuses a run whose answers need more than its downstream model as it was and a phi."""
+  if "downstream" in run.trained:
+    raise ValueError(
+      f"--checkpoint {checkpoint}: training changed its downstream model too, so an adapter for "
+      f"{run.model.source!r} would not be what was trained"
+    )
+  if run.inline:
+    raise ValueError(
+      f"--checkpoint {checkpoint}: its inputs hold the examples themselves; no adapter takes their "
+      "place"
+    )
 
 
 def report(out: pathlib.Path, phi: phi_lib.Phi, counts: loader.Counts, given: int) -> str:

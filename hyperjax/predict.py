@@ -16,7 +16,7 @@ import numpy as np
 from hyperjax import adapters
 from hyperjax.core import phi as phi_lib
 from hyperjax.core.phi import Phi
-from hyperjax.data import prompts, rows, vocabularies
+from hyperjax.data import layouts, prompts, rows, vocabularies
 from hyperjax.data.prompts import PromptFormat
 from hyperjax.data.vocabularies import Vocabulary
 from hyperjax.models import families
@@ -118,13 +118,13 @@ class Tools:
   Attributes:
     downstream: the base model.
     vocabulary: its tokenizer.
-    context: the most tokens it can hold.
+    context: the most tokens it can hold; None without a limit.
     max_new_tokens, sampling, seed, batch_size: as given.
   """
 
   downstream: families.Model
   vocabulary: Vocabulary
-  context: int
+  context: int | None
   max_new_tokens: int
   sampling: Sampling | None
   seed: int
@@ -155,38 +155,45 @@ def tokenise(
   loaded: Mapping[str, tuple[adapters.Adapter, PromptFormat]],
   tools: Tools,
 ) -> list[Job]:
-  """The prompts as in training: BOS where the vocabulary adds it, then the input's piece.
+  """The prompts as in training: BOS where the vocabulary adds it, the input's piece, and what the
+  model's layout puts behind it.
 
   Raises:
     ValueError: an input that does not fit the model's context.
   """
   head = [tools.vocabulary.bos_id] if tools.vocabulary.adds_bos else []
+  end = layouts.of(tools.downstream.config.layout, vars(tools.vocabulary)).end
   jobs = []
   for index, request in enumerate(requests):
     adapter, prompt = loaded[request.adapter]
-    ids = head + prompt.encode_inputs(tools.vocabulary, [request.text])[0]
-    before = int(np.max(tools.downstream.start(adapter.phi)))
-    room = tools.context - before - tools.max_new_tokens
-    if len(ids) > room:
-      raise ValueError(
-        f"{request.where}: the input has {len(ids)} tokens; the model holds {tools.context}, of "
-        f"which the adapter's prefix takes {before} and --max_new_tokens {tools.max_new_tokens}"
-      )
+    ids = [*head, *prompt.encode_inputs(tools.vocabulary, [request.text])[0], *end]
+    if tools.context is not None:
+      _check_room(request, len(ids), adapter.phi, tools)
     terminator = prompt.terminator_ids(tools.vocabulary)
     jobs.append(Job(index, ids, adapter.phi, request.adapter, terminator))
   return jobs
 
 
+def _check_room(request: Request, length: int, phi: Phi, tools: Tools) -> None:
+  before = int(np.max(tools.downstream.start(phi)))
+  if length > tools.context - before - tools.max_new_tokens:
+    raise ValueError(
+      f"{request.where}: the input has {length} tokens; the model holds {tools.context}, of "
+      f"which the adapter's prefix takes {before} and --max_new_tokens {tools.max_new_tokens}"
+    )
+
+
 def batches(jobs: Sequence[Job], batch_size: int) -> Iterator[tuple[list[Job], int]]:
   """Groups of jobs that one compiled program can answer, and the length that they are padded to.
 
-  Lengths are powers of two, so that there are few programs; adapters of different sites or formats
-  cannot share a batch.
+  Lengths are powers of two, so that there are few programs; adapters of different sites, positions
+  or formats cannot share a batch.
   """
   groups: dict[tuple, list[Job]] = {}
   for job in jobs:
     length = max(_LEAST_LENGTH, _power_of_two(len(job.ids)))
-    sites = tuple(sorted(phi_lib.sites(job.phi)))
+    nodes = phi_lib.sites(job.phi).items()
+    sites = tuple(sorted((site, getattr(node, "positions", "")) for site, node in nodes))
     groups.setdefault((sites, job.terminator, length), []).append(job)
   for (_, _, length), group in groups.items():
     for start in range(0, len(group), batch_size):

@@ -44,10 +44,11 @@ def run_of(base, monkeypatch, tmp_path):
   model, downstream, fingerprint, vocabulary = base
   encode = runs.encoder(vocabulary)
 
-  def install(config=HYPER):
+  def install(config=HYPER, inline=False, trained=("producer",)):
     producer = NoPhi() if config is None else config.build(downstream, encode, nnx.Rngs(3))
     run = runs.Run(
-      tmp_path / "run", model, downstream, producer, 7, vocabulary, PROMPT, fingerprint, "", False,
+      tmp_path / "run", model, downstream, producer, 7, vocabulary, PROMPT, fingerprint, "",
+      inline, trained,
       {"hypermodel": type(config).__name__, "step": 7, "data": "abc"},
     )  # fmt: skip
     monkeypatch.setattr(runs, "load", lambda folder, source=None: run)
@@ -188,6 +189,18 @@ def test_a_method_without_phi_is_refused(run_of, examples, tmp_path, capsys):
   run_of(None)
   status, _, err = main(capsys, "--examples", examples, "--out", tmp_path / "a")
   assert status == 1 and "makes no phi to keep" in err and not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize("changes, message", [
+  (dict(trained=("producer", "downstream")), "training changed its downstream model too"),
+  (dict(inline=True), "its inputs hold the examples themselves"),
+])
+def test_a_run_that_needs_more_than_a_phi_is_refused(
+  run_of, examples, tmp_path, capsys, changes, message
+):
+  run_of(**changes)
+  status, _, err = main(capsys, "--examples", examples, "--out", tmp_path / "a")
+  assert status == 1 and message in err and not (tmp_path / "a").exists()
 
 
 def test_help_teaches_by_examples(capsys):
