@@ -80,11 +80,17 @@ def build_parts(
   producer: ProducerConfig, downstream: families.Model, encode: Encode, seed: int
 ) -> step_lib.Parts:
   """The system at its initial values, taken apart into trained (float32) and frozen."""
+  system = _system(producer, downstream, encode, seed)
+  return step_lib.split(system, trained_parts(producer))
+
+
+def _system(
+  producer: ProducerConfig, downstream: families.Model, encode: Encode, seed: int
+) -> step_lib.System:
   module = producer.build(downstream, encode, nnx.Rngs(seed))
-  train = trained_parts(producer)
-  if "downstream" in train:
+  if "downstream" in trained_parts(producer):
     downstream = jax.tree.map(lambda x: x.astype(jnp.float32), downstream)
-  return step_lib.split(step_lib.System(module, downstream), train)
+  return step_lib.System(module, downstream)
 
 
 def check_fits(producer: ProducerConfig, architecture: families.Config) -> None:
@@ -109,11 +115,9 @@ def trained_parts(producer: ProducerConfig) -> tuple[str, ...]:
 
 def abstract_parts(producer: ProducerConfig, model: ModelConfig) -> step_lib.Parts:
   """As `build_parts`, with shapes in place of arrays; reads and computes nothing."""
+  encode = lambda text: [0]
   system = nnx.eval_shape(
-    lambda downstream: step_lib.System(
-      producer.build(downstream, lambda text: [0], nnx.Rngs(0)), downstream
-    ),
-    model.abstract(),
+    lambda downstream: _system(producer, downstream, encode, 0), model.abstract()
   )
   return step_lib.split(system, trained_parts(producer))
 
