@@ -194,8 +194,10 @@ def load(
     "hypermodel": name, "step": restored.step, "data": data.config.hash(),
     "mixture": data.config.mixture_or_task_name,
   }  # fmt: skip
+  # The model that was given, where training left it as it was.
+  adapted = system.downstream if "downstream" in trained_parts(given["hypermodel"]) else downstream
   return Run(
-    folder, model, system.downstream, system.producer, restored.step, vocabulary,
+    folder, model, adapted, system.producer, restored.step, vocabulary,
     data.config.prompt, fingerprint, _hash(restored.trained), data.inline,
     tuple(trained_parts(given["hypermodel"])), provenance,
   )  # fmt: skip

@@ -97,6 +97,8 @@ FORMATS = {
     PromptFormat("qa_blank_line", terminator="\n\n"),
     PromptFormat("newline", input="{input}\n", target="{target}"),
     PromptFormat("arrow", input="{input} ->"),
+    PromptFormat("short", input="{input}>", target="{target}", terminator=""),
+    PromptFormat("qa_eos", input="Q: {input} A:", terminator=""),
     PromptFormat("eos", input="{input}", target="{target}", terminator=""),
   )
 }

@@ -1,4 +1,4 @@
-"""Vocabularies: Hugging Face fast tokenizers, SentencePiece models, and those inside GGUF files.
+"""Vocabularies: Hugging Face fast tokenizers, SentencePiece models, those inside GGUF files, bytes.
 
 All encode in batches, piece by piece, without special tokens; `prompts` adds those. Encoding pieces
 apart is not encoding their concatenation: a Llama 2 SentencePiece model sets a space before each
@@ -20,10 +20,18 @@ from tokenizers import decoders, models, pre_tokenizers, processors
 
 from hyperjax import sources
 
-__all__ = ["FastVocabulary", "SentencePieceVocabulary", "Vocabulary", "check_fits", "load"]
+__all__ = [
+  "BYTES", "ByteVocabulary", "FastVocabulary", "SentencePieceVocabulary", "Vocabulary",
+  "check_fits", "load",
+]
 
-_TOKENIZER, _SENTENCEPIECE = "tokenizer.json", "tokenizer.model"
+_TOKENIZER = "tokenizer.json"
+_SENTENCEPIECE = ("tokenizer.model", "spiece.model")  # as Llama 2 and as T5 call it
 _TOKENIZER_CONFIG = "tokenizer_config.json"
+
+BYTES = "bytes"
+_BYTE_TOKENIZER = "ByT5Tokenizer"
+_BYTE_SPECIALS = ("<pad>", "</s>", "<unk>")
 
 
 class Vocabulary(abc.ABC):
@@ -171,7 +179,7 @@ class SentencePieceVocabulary(Vocabulary):
 
   def save(self, folder: pathlib.Path) -> None:
     folder = pathlib.Path(folder)
-    shutil.copyfile(self.path, folder / _SENTENCEPIECE)
+    shutil.copyfile(self.path, folder / _SENTENCEPIECE[self.bos_id is None])
 
     def piece(i):
       return None if i is None or i < 0 else self._model.id_to_piece(i)
@@ -190,23 +198,58 @@ class SentencePieceVocabulary(Vocabulary):
     (folder / _TOKENIZER_CONFIG).write_text(text + "\n", encoding="utf-8")
 
 
+class ByteVocabulary(Vocabulary):
+  """The bytes of UTF-8, numbered as ByT5 does (arXiv 2105.13626): <pad>, </s>, <unk>, then bytes.
+
+  ByT5's sentinels, behind the bytes, are no part of it: nothing here makes them.
+  """
+
+  def __init__(self):
+    self.size = len(_BYTE_SPECIALS) + 256
+    self.eos_id, self.bos_id = _BYTE_SPECIALS.index("</s>"), None
+    self.adds_bos, self.adds_eos = False, True
+    self._finish(BYTES.encode())
+
+  def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+    return [[byte + len(_BYTE_SPECIALS) for byte in text.encode()] for text in texts]
+
+  def decode(self, ids: Sequence[int]) -> str:
+    first = len(_BYTE_SPECIALS)
+    pieces = [_BYTE_SPECIALS[i].encode() if i < first else bytes([i - first]) for i in ids]
+    return b"".join(pieces).decode(errors="replace")
+
+  def save(self, folder: pathlib.Path) -> None:
+    pad, eos, unk = _BYTE_SPECIALS
+    config = {
+      "tokenizer_class": _BYTE_TOKENIZER, "extra_ids": 0, "pad_token": pad, "eos_token": eos,
+      "unk_token": unk,
+    }  # fmt: skip
+    text = json.dumps(config, indent=2)
+    (pathlib.Path(folder) / _TOKENIZER_CONFIG).write_text(text + "\n", encoding="utf-8")
+
+
 def load(source: str | pathlib.Path) -> Vocabulary:
   """The vocabulary of a model source, or of a tokenizer file.
 
   Args:
-    source: what `sources.resolve` takes, or the path of a tokenizer.json or of a SentencePiece
-      model (*.model). Settings beside it (tokenizer_config.json) count.
+    source: BYTES, what `sources.resolve` takes, or the path of a tokenizer.json or of a
+      SentencePiece model (*.model). Settings beside it (tokenizer_config.json) count.
 
   Raises:
     FileNotFoundError: no such source, or a folder without a tokenizer.
     ValueError: a tokenizer of an unknown kind, or one that names no EOS token.
   """
+  if source == BYTES:
+    return ByteVocabulary()
   path = sources.resolve(source)
   if path.is_dir():
-    found = [path / n for n in (_TOKENIZER, _SENTENCEPIECE) if (path / n).exists()]
+    if _settings(path).get("tokenizer_class") == _BYTE_TOKENIZER:
+      return ByteVocabulary()
+    found = [path / n for n in (_TOKENIZER, *_SENTENCEPIECE) if (path / n).exists()]
     if not found:
       raise FileNotFoundError(
-        f"{path} holds neither {_TOKENIZER} nor {_SENTENCEPIECE}; it is not a tokenizer's folder"
+        f"{path} holds none of {_TOKENIZER}, {', '.join(_SENTENCEPIECE)}; it is not a tokenizer's "
+        "folder"
       )
     path = found[0]
   if path.suffix == ".gguf":

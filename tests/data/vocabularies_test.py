@@ -116,6 +116,32 @@ def test_llama_sentencepiece_puts_a_space_before_each_piece(llama_model):
   assert vocabulary.decode(sum(apart, [])) == "the fox"
 
 
+@settings(max_examples=60, deadline=None)
+@given(text=st.text(st.characters(exclude_categories=["Cs"]), max_size=40))
+def test_bytes_decode_to_the_text(text):
+  vocabulary = vocabularies.load("bytes")
+  (ids,) = vocabulary.encode_batch([text])
+  assert vocabulary.decode(ids) == text
+  assert len(ids) == len(text.encode()) and all(3 <= i < vocabulary.size for i in ids)
+
+
+def test_bytes_are_numbered_as_byt5_does(tmp_path):
+  vocabulary = vocabularies.load("bytes")
+  assert vocabulary.encode_batch(TEXTS) == [
+    transformers.ByT5Tokenizer(extra_ids=0)(text, add_special_tokens=False)["input_ids"]
+    for text in TEXTS
+  ]
+  assert (vocabulary.size, vocabulary.eos_id, vocabulary.bos_id) == (259, 1, None)
+  assert vocabulary.adds_eos and not vocabulary.adds_bos
+  replaced = "<pad></s><unk>a\N{REPLACEMENT CHARACTER}"
+  assert vocabulary.decode([0, 1, 2, 3 + ord("a"), 3 + 0xFF]) == replaced
+
+
+def test_a_folder_of_byt5_is_read_as_bytes(tmp_path):
+  transformers.ByT5Tokenizer().save_pretrained(tmp_path)
+  assert vocabularies.load(tmp_path).fingerprint == vocabularies.load("bytes").fingerprint
+
+
 def test_a_folders_settings_count(tmp_path):
   vocabulary = vocabularies.load(fast_folder(tmp_path))
   assert (vocabulary.bos_id, vocabulary.eos_id, vocabulary.adds_bos) == (0, 1, True)
@@ -137,23 +163,25 @@ def test_bos_follows_the_post_processor_unless_the_settings_say(tmp_path):
   assert vocabularies.load(told).fingerprint != plain.fingerprint
 
 
-@pytest.mark.parametrize("kind", ["embedded", "fast", "llama"])
+@pytest.mark.parametrize("kind", ["embedded", "fast", "llama", "bytes"])
 def test_transformers_reads_what_is_saved(kind, tmp_path, embedded, llama_model):
   (tmp_path / "source").mkdir()
   vocabulary = {
     "embedded": lambda: embedded,
     "fast": lambda: vocabularies.load(fast_folder(tmp_path / "source")),
     "llama": lambda: vocabularies.load(llama_model),
+    "bytes": lambda: vocabularies.load("bytes"),
   }[kind]()
   out = tmp_path / "out"
   out.mkdir()
   vocabulary.save(out)
   theirs = transformers.AutoTokenizer.from_pretrained(out)
   start = [vocabulary.bos_id] if vocabulary.adds_bos else []
+  end = [vocabulary.eos_id] if vocabulary.adds_eos else []
   # transformers' Llama tokenizer differs from SentencePiece where a text starts with a space.
   texts = [t for t in TEXTS if kind != "llama" or not t.startswith(" ")]
   for text, ids in zip(texts, vocabulary.encode_batch(texts), strict=True):
-    assert theirs(text)["input_ids"] == start + ids, text
+    assert theirs(text)["input_ids"] == start + ids + end, text
   assert theirs.eos_token_id == vocabulary.eos_id
   assert vocabularies.load(out).fingerprint == vocabulary.fingerprint
 
@@ -194,7 +222,7 @@ def test_a_gguf_llama3_tokenizer_adds_bos_and_keeps_up_to_three_digits(monkeypat
 
 
 def test_what_is_not_a_tokenizer_is_refused(tmp_path):
-  with pytest.raises(FileNotFoundError, match="neither tokenizer.json nor tokenizer.model"):
+  with pytest.raises(FileNotFoundError, match="none of tokenizer.json, tokenizer.model, spiece.model"):
     vocabularies.load(tmp_path)
   fast_folder(tmp_path, settings={"bos_token": "<s>"})
   with pytest.raises(ValueError, match="names an 'eos_token'"):
