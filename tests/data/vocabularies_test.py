@@ -222,7 +222,8 @@ def test_a_gguf_llama3_tokenizer_adds_bos_and_keeps_up_to_three_digits(monkeypat
 
 
 def test_what_is_not_a_tokenizer_is_refused(tmp_path):
-  with pytest.raises(FileNotFoundError, match="none of tokenizer.json, tokenizer.model, spiece.model"):
+  message = "none of tokenizer.json, tokenizer.model, spiece.model"
+  with pytest.raises(FileNotFoundError, match=message):
     vocabularies.load(tmp_path)
   fast_folder(tmp_path, settings={"bos_token": "<s>"})
   with pytest.raises(ValueError, match="names an 'eos_token'"):
