@@ -64,7 +64,8 @@ class Checkpoints:
         "about": ocp.JsonCheckpointHandler(),
       },
       options=ocp.CheckpointManagerOptions(
-        max_to_keep=keep,
+        max_to_keep=None if read_only else keep,
+        save_interval_steps=0 if read_only else 1,
         enable_async_checkpointing=True,
         create=not read_only,
         cleanup_tmp_directories=not read_only,
