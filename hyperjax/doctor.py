@@ -7,13 +7,14 @@ of them, and `pip check` cannot see it. This compares the files on disk with the
 
 import argparse
 import base64
+import csv
 import hashlib
 import importlib.metadata
 import pathlib
 import platform
 import sys
 from collections.abc import Sequence
-from importlib.metadata import Distribution, PackagePath
+from importlib.metadata import Distribution
 from typing import NamedTuple
 
 OWNERS = {"seqio": "seqio-nightly", "tensorflow-datasets": "tfds-nightly"}
@@ -44,19 +45,23 @@ def find(name: str) -> Distribution | None:
     return None
 
 
-def recorded_files(distribution: Distribution | None) -> dict[str, PackagePath]:
-  """Returns the files that a distribution's RECORD lists with a hash, less its own metadata."""
-  files = (distribution.files if distribution else None) or ()
-  return {str(f): f for f in files if f.hash and ".dist-info/" not in str(f)}
+def recorded_files(distribution: Distribution | None) -> dict[str, str]:
+  """Returns {file: hash}, as a distribution's RECORD lists them, less its own metadata.
+
+  `Distribution.files` would leave out files that are missing on disk, from Python 3.12 on.
+  """
+  record = (distribution.read_text("RECORD") if distribution else None) or ""
+  rows = [row for row in csv.reader(record.splitlines()) if row]
+  return {name: digest for name, digest, _ in rows if digest and ".dist-info/" not in name}
 
 
-def is_intact(file: PackagePath) -> bool:
-  """Says whether the file on disk is the one that the RECORD names."""
-  path = file.locate()
+def is_intact(path: pathlib.Path, recorded: str) -> bool:
+  """Says whether the file on disk has the hash that the RECORD names ('sha256=...')."""
   if not path.is_file():
     return False
-  digest = hashlib.new(file.hash.mode, path.read_bytes()).digest()
-  return base64.urlsafe_b64encode(digest).rstrip(b"=").decode() == file.hash.value
+  mode, _, value = recorded.partition("=")
+  digest = hashlib.new(mode, path.read_bytes()).digest()
+  return base64.urlsafe_b64encode(digest).rstrip(b"=").decode() == value
 
 
 def repair_owners() -> str:
@@ -75,7 +80,10 @@ def check_owner(name: str, release: Distribution | None, rival: Distribution | N
     detail = "not installed: token stores can be read, but not built"
     return Check(name, False, detail, f"{PIP} install {name}", optional=True)
   files = recorded_files(release)
-  foreign = [key for key, file in files.items() if not is_intact(file)]
+  foreign = [
+    name for name, recorded in files.items()
+    if not is_intact(pathlib.Path(release.locate_file(name)), recorded)
+  ]
   problems = []
   if release is None:
     problems.append("the release is not installed")

@@ -7,6 +7,7 @@ well-formed data set of whatever it yields.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
 import hashlib
@@ -65,6 +66,14 @@ def _examples(task: LexicalTask) -> list[dict]:
   # A hash and not `random.shuffle`: adding one word then changes one example, not the whole order.
   kept.sort(key=lambda e: hashlib.sha256(f"{task.name}\0{e['input']}".encode()).digest())
   return kept[:MAX_EXAMPLES]
+
+
+def family_rates(names: Iterable[str]) -> dict[str, float]:
+  """Mixing rates under which every family weighs the same, and so do the tasks within a family."""
+  names = tuple(names)
+  families = {name: name.rpartition(".")[0] for name in names}
+  sizes = collections.Counter(families.values())
+  return {name: 1 / sizes[families[name]] for name in names}
 
 
 class Draws:

@@ -1,5 +1,6 @@
 """The few calls with which sources register with seqio. Imports seqio: import it late."""
 
+import functools
 import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -7,6 +8,8 @@ from typing import Any
 
 import seqio
 import tensorflow as tf
+
+from hyperjax.tasks.lexical_task import LexicalTask
 
 _TEXT = seqio.Feature(
   seqio.PassThroughVocabulary(size=0), add_eos=False, required=False, dtype=tf.string, rank=0
@@ -50,6 +53,30 @@ def add_documents(name: str, path: str | os.PathLike, load: Callable[[], Sequenc
     return tf.data.Dataset.from_tensor_slices({"targets": list(load())})
 
   _add_task(name, path, dataset, {"targets": _TEXT})
+
+
+def add_lexical(tasks: Mapping[str, LexicalTask]) -> None:
+  """Registers tasks {name: task} that are generated on first use; those known already are kept."""
+  features = {"inputs": _TEXT, "targets": _TEXT, "options": _TEXTS}
+  for name, task in tasks.items():
+    if name not in seqio.TaskRegistry.names():
+      source = seqio.FunctionDataSource(functools.partial(_generated, task=task), ("train",))
+      seqio.TaskRegistry.add(name, source, preprocessors=[], output_features=features)
+
+
+def _generated(split: str, shuffle_files: bool, seed: int | None = None, *, task: LexicalTask):
+  """What seqio's function source calls; the order is already a shuffled one."""
+  del split, shuffle_files, seed
+
+  def rows():
+    for example in task.examples():
+      options = example.get("options", [])
+      yield {"inputs": example["input"], "targets": example["output"], "options": options}
+
+  shapes = {"inputs": [], "targets": [], "options": [None]}
+  return tf.data.Dataset.from_generator(
+    rows, output_signature={name: tf.TensorSpec(shape, tf.string) for name, shape in shapes.items()}
+  )
 
 
 def add_mixture(name: str, rates: Mapping[str, float]) -> None:

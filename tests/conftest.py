@@ -8,8 +8,19 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-import hypothesis  # noqa: E402  (the environment comes first)
+# The environment comes first.
+import hypothesis  # noqa: E402
+import jax  # noqa: E402
+import pytest  # noqa: E402
 
 # How long an example takes says more of the machine than of the code.
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_programs():
+  """Every compiled program holds memory maps, of which a process has 65 530: a whole suite's
+  programs are too many."""
+  yield
+  jax.clear_caches()

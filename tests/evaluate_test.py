@@ -228,9 +228,9 @@ def test_answers_that_were_not_finished_are_not_taken(tiny, tmp_path, monkeypatc
   calls = []
   original = evaluate.Scorer.score
 
-  def score(self, producer, group):
-    calls.append(type(producer).__name__)
-    for number, found in enumerate(original(self, producer, group)):
+  def score(self, method, group):
+    calls.append(type(method.producer).__name__)
+    for number, found in enumerate(original(self, method, group)):
       if len(calls) == 3 and number == 1:
         raise KeyboardInterrupt
       yield found

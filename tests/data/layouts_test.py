@@ -27,6 +27,11 @@ def stream(manifest, layout="encoder_decoder", **changes):
   return config.stream(manifest, seed=5, batch_size=2, layout=layout)
 
 
+def load(train, step):
+  with Loader(train) as loader:
+    return loader.load(step)
+
+
 def real(tokens, length):
   return tokens[:length].tolist()
 
@@ -35,7 +40,7 @@ def test_an_encoder_reads_the_input_and_a_decoder_the_target(manifest):
   train = stream(manifest)
   end = [EOS] if manifest.vocabulary["adds_eos"] else []
   for step in range(6):
-    batch, info = Loader(train).load(step)
+    batch, info = load(train, step)
     assert info.counts.inputs_cut == info.counts.targets_cut == info.counts.shots_dropped == 0
     for row in range(2):
       episode = train.episode(step, row)
@@ -53,7 +58,7 @@ def test_what_answers_follow_is_the_query_without_its_target(manifest):
   end = [EOS] if manifest.vocabulary["adds_eos"] else []
   for name, behind in (("decoder", []), ("encoder_decoder", end)):
     train = stream(manifest, layout=name)
-    batch, _ = Loader(train).load(0)
+    batch, _ = load(train, 0)
     tokens, length = batch.query.prompts()
     for row in range(2):
       for column, query in enumerate(train.episode(0, row).queries):
@@ -64,7 +69,7 @@ def test_what_answers_follow_is_the_query_without_its_target(manifest):
 def test_inline_puts_the_support_before_each_input(manifest, layout):
   apart, inside = stream(manifest, layout), stream(manifest, layout, inline=True)
   for step in range(6):
-    batch, info = Loader(inside).load(step)
+    batch, info = load(inside, step)
     assert batch.query.tokens.shape[2] == inside.bucket(step).query
     assert info.counts.inputs_cut == info.counts.shots_dropped == 0
     for row in range(2):
@@ -127,7 +132,7 @@ def test_windows_of_text_fit_either_layout(tmp_path):
       config = CaclmConfig(window=64, cuts=cuts)
       text = config.stream(manifest, seed=1, batch_size=3, layout=layout)
       for step in range(10):
-        batch, info = Loader(text).load(step)
+        batch, info = load(text, step)
         counts = info.counts
         assert counts.inputs_cut == counts.targets_cut == counts.supports_cut == 0
         assert batch.weights.sum() == counts.target_tokens
