@@ -6,9 +6,12 @@ import re
 
 import numpy as np
 import pytest
+from flax import nnx
 
-from hyperjax import evaluate, runs, tune
+from hyperjax import convert, evaluate, runs, tune
+from hyperjax.data import vocabularies
 from hyperjax.evaluation import report
+from hyperjax.models import families, weights
 from tests import tiny as tiny_lib
 
 tiny = tiny_lib.fixture
@@ -62,6 +65,26 @@ def test_full_fine_tuning_changes_the_model_and_the_others_do_not(tiny, trained)
   original = np.asarray(runs.load(tiny.run).downstream.embed[...])
   for name, found in embed.items():
     assert np.array_equal(found, original) == (name != "full"), name
+
+
+def test_a_fully_trained_model_becomes_a_folder_of_its_own(tiny, trained, tmp_path, capsys):
+  folder = tmp_path / "copy"
+  assert convert.main(["--run", trained["full"], "--out", str(folder)]) == 0
+  run, copy = runs.load(trained["full"]), families.load(folder)
+  assert copy.config == run.config and copy.fingerprint in capsys.readouterr().out
+  assert copy.fingerprint != families.fingerprint(tiny.model)
+  written = dict(weights.leaves(copy.params))
+  for path, value in weights.leaves(nnx.to_pure_dict(nnx.state(run.downstream))):
+    np.testing.assert_array_equal(written[path], value, err_msg=str(path))
+  assert vocabularies.load(folder).fingerprint == run.vocabulary.fingerprint
+  assert families.context_length(folder) == families.context_length(tiny.model)
+
+
+def test_a_run_that_left_its_model_alone_is_not_converted(tiny, trained, tmp_path, capsys):
+  assert convert.main(["--run", trained["prefix"], "--out", str(tmp_path / "copy")]) == 1
+  error = capsys.readouterr().err
+  assert f"did not change its downstream model; convert that with --source {tiny.model}" in error
+  assert not (tmp_path / "copy").exists()
 
 
 def test_one_evaluation_scores_all_baselines(tiny, trained, tmp_path):

@@ -1,0 +1,109 @@
+"""The benchmarks' plans: every training run of theirs is one that `hyperjax train` accepts."""
+
+import importlib.util
+import json
+
+import pytest
+
+from hyperjax import train
+from tests import tiny as tiny_lib
+
+
+def load(name: str):
+  """A script of benchmarks/ as a module."""
+  spec = importlib.util.spec_from_file_location(name, tiny_lib.ROOT / "benchmarks" / f"{name}.py")
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module
+
+
+tiny_t5 = load("tiny_t5")
+
+
+def planned(tmp_path, *more: str):
+  arguments = ["--text_dir", "texts", "--out", str(tmp_path / "out"), *more]
+  return tiny_t5.plan(tiny_t5.parser().parse_args(arguments))
+
+
+def trainings(cells) -> list:
+  return [cell for cell in cells if cell.module == "hyperjax.train"]
+
+
+def test_every_training_run_is_sound(tmp_path, monkeypatch, capsys):
+  monkeypatch.chdir(tmp_path)
+  for cell in trainings(planned(tmp_path)):
+    assert train.main([*cell.arguments, "--dry_run"]) == 0, cell.name
+    assert "not built yet" in capsys.readouterr().out
+  assert not list(tmp_path.iterdir())
+
+
+def test_all_hypermodels_train_for_the_same_steps(tmp_path):
+  steps = {}
+  for cell in trainings(planned(tmp_path, "--steps", "400")):
+    given = dict(a.removeprefix("--gin.").split("=", 1) for a in cell.arguments)
+    steps[cell.name] = int(given["TRAIN_STEPS"])
+  totals = [
+    steps[f"caclm_{quarter}"] + steps[tiny_t5.after(quarter)] for quarter in tiny_t5.QUARTERS
+  ]
+  assert totals == [400, 400, 400] and steps[tiny_t5.PREFIX] == steps[tiny_t5.LORA] == 400
+
+
+def test_each_hypermodel_is_reported_as_it_ends(tmp_path):
+  names = [cell.name for cell in planned(tmp_path)]
+  assert len(set(names)) == len(names)
+  for name in (tiny_t5.PREFIX, tiny_t5.LORA, *map(tiny_t5.after, tiny_t5.QUARTERS)):
+    assert names[names.index(name) + 1] == f"{name}_report"
+
+
+def figure(mean):
+  return {"mean": mean, "low": None if mean is None else mean - 0.1,
+          "high": None if mean is None else mean + 0.1}  # fmt: skip
+
+
+def written(out, name: str, mean: float, recovery) -> None:
+  methods = {
+    "zero_shot": 0.1, "in_context": 0.5, name: mean, "other_task_support": 0.1,
+    "shuffled_outputs": 0.2,
+  }  # fmt: skip
+  folder = out / f"{name}_report"
+  folder.mkdir(parents=True)
+  (folder / "results.json").write_text(json.dumps({
+    "methods": {method: {"exact_match": figure(value)} for method, value in methods.items()},
+    "recovery": {"exact_match": figure(recovery)},
+  }))  # fmt: skip
+
+
+def test_table_and_figure_hold_what_there_is(tmp_path):
+  written(tmp_path, tiny_t5.PREFIX, 0.3, 0.5)
+  written(tmp_path, tiny_t5.after(2), 0.4, None)
+  found = tiny_t5.results(tmp_path)
+  lines = tiny_t5.table(found).splitlines()
+  assert [line.split(" | ")[0] for line in lines[2:]] == [
+    "| zero_shot", "| in_context", f"| {tiny_t5.PREFIX}", f"| {tiny_t5.after(2)}",
+  ]  # fmt: skip
+  assert "0.300 [0.200, 0.400] | 0.500 [0.400, 0.600] | 0.100" in lines[4]
+  assert "| undefined |" in lines[5]
+  tiny_t5.draw(found, 400, tmp_path / "figure.png")
+  assert (tmp_path / "figure.png").stat().st_size > 5_000
+
+
+def test_a_t5_that_does_not_read_its_support_ends_it(tmp_path, monkeypatch, capsys):
+  ran = []
+
+  def finish(cell, out, dry_run):
+    ran.append(cell.name)
+    (out / "downstream").mkdir(parents=True)
+    lines = [{"step": 0, "held_out/exact_match": 0.9}, {"step": 1, "held_out/exact_match": 0.29}]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (out / "downstream" / "metrics.jsonl").write_text(text)
+
+  monkeypatch.setattr(tiny_t5, "run", finish)
+  monkeypatch.setattr("sys.argv", ["tiny_t5", "--text_dir", "t", "--out", str(tmp_path / "out")])
+  assert tiny_t5.main() == 1
+  assert ran == ["downstream"] and "nothing that a phi could recover" in capsys.readouterr().err
+
+
+def test_the_help_teaches(capsys):
+  with pytest.raises(SystemExit):
+    tiny_t5.parser().parse_args(["--help"])
+  assert "python benchmarks/tiny_t5.py --text_dir my_texts --out" in capsys.readouterr().out
