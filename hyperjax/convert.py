@@ -4,6 +4,7 @@ import argparse
 import pathlib
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -70,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   return 0
 
 
-def _write_source(source: str, out: pathlib.Path, dtype: jnp.dtype) -> None:
+def _write_source(source: str, out: pathlib.Path, dtype: Any) -> None:
   vocabulary = vocabularies.load(source)
   loaded = families.load(source, dtype=dtype)
   families.save(
@@ -83,7 +84,7 @@ def _write_source(source: str, out: pathlib.Path, dtype: jnp.dtype) -> None:
   )
 
 
-def _write_run(folder: str, out: pathlib.Path, dtype: jnp.dtype) -> None:
+def _write_run(folder: str, out: pathlib.Path, dtype: Any) -> None:
   """Writes a run's downstream model as its newest checkpoint has it.
 
   Raises:
