@@ -10,8 +10,9 @@ four times its steps. The report's time grows with --max_queries and the number 
 
 import argparse
 import pathlib
-import subprocess
 import sys
+
+import commands
 
 EXAMPLE = "examples/fewshot_tasks.gin"
 VARIANTS = {
@@ -39,16 +40,6 @@ def parser() -> argparse.ArgumentParser:
   return p
 
 
-def command(module: str, files: list[str], macros: dict) -> None:
-  """Runs a command of hyperjax; stops at the first that fails."""
-  bindings = [f"--gin.{name}={value}" for name, value in macros.items()]
-  arguments = [*(f"--gin_file={file}" for file in files), *bindings]
-  print(">", module, *arguments, flush=True)
-  status = subprocess.run([sys.executable, "-m", module, *arguments], check=False).returncode
-  if status:
-    sys.exit(status)
-
-
 def main() -> int:
   args = parser().parse_args()
   runs = {}
@@ -62,12 +53,13 @@ def main() -> int:
         "TRAIN_STEPS": args.steps * (4 if variant == "longer" else 1),
         "eval_sets.EvalConfig.max_queries": 16,
       }  # fmt: skip
-      command("hyperjax.train", [EXAMPLE], macros | VARIANTS[variant])
-  command("hyperjax.evaluate", ["runs/evaluate.gin"], {
+      given = commands.gin_arguments([EXAMPLE], macros | VARIANTS[variant])
+      commands.run("hyperjax.train", given)
+  commands.run("hyperjax.evaluate", commands.gin_arguments(["runs/evaluate.gin"], {
     "EVAL_OUTPUT_DIR": args.out / "report", "RUNS": runs, "SEEDS": "(0,)",
     "MAX_QUERIES": args.max_queries,
     "evaluate.evaluate.hypermodel": f"{args.variants[0]}_{args.seeds[0]}",
-  })  # fmt: skip
+  }))  # fmt: skip
   return 0
 
 

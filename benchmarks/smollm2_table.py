@@ -14,7 +14,7 @@ import json
 import pathlib
 import sys
 
-from ablations import command
+import commands
 
 MODEL = "models/smollm2_135m.gin"
 DATA = "data/function_vectors.gin"
@@ -42,6 +42,10 @@ def parser() -> argparse.ArgumentParser:
   p.add_argument("--max_queries", type=int, default=40, help="per held-out task")
   p.add_argument("--tune_steps", type=int, default=50, help="on each single task")
   return p
+
+
+def command(module: str, files: list[str], macros: dict) -> None:
+  commands.run(module, commands.gin_arguments(files, macros))
 
 
 def main() -> int:

@@ -19,11 +19,11 @@ import argparse
 import dataclasses
 import json
 import pathlib
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import commands
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -67,12 +67,6 @@ def parser() -> argparse.ArgumentParser:
   return p
 
 
-def gin_arguments(files: Sequence[str], macros: Mapping[str, Any]) -> tuple[str, ...]:
-  """The command line of gin files and bindings."""
-  bindings = (f"--gin.{name}={value}" for name, value in macros.items())
-  return (*(f"--gin_file={file}" for file in files), *bindings)
-
-
 def plan(args: argparse.Namespace) -> list[Cell]:
   """Every cell, in the order in which they are run."""
   common = {"RANDOM_SEED": args.seed, "CHECKPOINT_PERIOD": 500, "REMAT": "'none'"}
@@ -88,7 +82,7 @@ def plan(args: argparse.Namespace) -> list[Cell]:
 
   def train(name: str, files: Sequence[str], macros: Mapping[str, Any]) -> Cell:
     given = {"MODEL_DIR": args.out / name, **macros}
-    return Cell(name, "hyperjax.train", gin_arguments([MODEL, *files], given))
+    return Cell(name, "hyperjax.train", commands.gin_arguments([MODEL, *files], given))
 
   def tune(name: str, system: str, steps: int, **more) -> list[Cell]:
     """A hypermodel's multi-task fine-tuning, and its report."""
@@ -101,9 +95,10 @@ def plan(args: argparse.Namespace) -> list[Cell]:
       "NUM_SHOTS": 4, "MAX_QUERIES": args.max_queries, "SEEDS": "(0,)", "BATCH_SIZE": 16,
       "evaluate.evaluate.hypermodel": name,
     }  # fmt: skip
+    evaluation = commands.gin_arguments(["runs/evaluate.gin"], report)
     return [
       train(name, [f"systems/{system}.gin", RULES, "runs/mtf.gin"], macros),
-      Cell(f"{name}_report", "hyperjax.evaluate", gin_arguments(["runs/evaluate.gin"], report)),
+      Cell(f"{name}_report", "hyperjax.evaluate", evaluation),
     ]
 
   cells = [
@@ -203,19 +198,12 @@ def draw(found: Mapping[str, dict], steps: int, file: pathlib.Path) -> None:
 
 def run(cell: Cell, out: pathlib.Path, dry_run: bool) -> None:
   """Runs a cell, if it is not done; stops at the first that fails."""
-  print(">", cell.module, *cell.arguments, flush=True)
   if dry_run:
-    if cell.module != "hyperjax.train":  # the others read what the training runs have written
-      return
-    extra = ("--dry_run",)
-  else:
-    extra = ()
-    if cell.whole and (out / cell.name).exists():
-      return
-  command = [sys.executable, "-m", cell.module, *cell.arguments, *extra]
-  status = subprocess.run(command, check=False).returncode
-  if status:
-    sys.exit(status)
+    # The other commands read what the training runs have written.
+    if cell.module == "hyperjax.train":
+      commands.run(cell.module, (*cell.arguments, "--dry_run"))
+  elif not (cell.whole and (out / cell.name).exists()):
+    commands.run(cell.module, cell.arguments)
 
 
 def main() -> int:

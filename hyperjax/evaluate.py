@@ -7,17 +7,15 @@
 import dataclasses
 import hashlib
 import json
-import os
 import pathlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import rich.progress
 from flax import nnx
 
-from hyperjax import launch, runs
+from hyperjax import launch, progress, runs
 from hyperjax.data import eval_sets, vocabularies
 from hyperjax.data.episodes import Episode, Query
 from hyperjax.data.eval_sets import EvalConfig, Group
@@ -26,7 +24,7 @@ from hyperjax.data.prompts import PromptFormat
 from hyperjax.data.vocabularies import Vocabulary
 from hyperjax.evaluation import metrics, report, scoring
 from hyperjax.hypermodels.in_context import InContext
-from hyperjax.hypermodels.tuned import NoPhi, TunedPhi
+from hyperjax.hypermodels.tuned import NoPhi
 
 Record = dict[str, Any]
 
@@ -105,11 +103,7 @@ def evaluate(
   (folder / "answers").mkdir(parents=True, exist_ok=True)
   launch.accept()
   records: dict[str, list[Record]] = {name: [] for name in methods}
-  with rich.progress.Progress(
-    rich.progress.TextColumn("{task.description:<34}"), rich.progress.BarColumn(),
-    rich.progress.MofNCompleteColumn(), rich.progress.TimeElapsedColumn(),
-    rich.progress.TimeRemainingColumn(),
-  ) as bar:  # fmt: skip
+  with progress.counter() as bar:
     for name, method in methods.items():
       for seed in episodes.seeds:
         draw = seed if method.reads_support else episodes.seeds[0]
@@ -141,7 +135,7 @@ def _methods(
   for name, folder in runs_by_method.items():
     run = runs.load(folder, loaded=loaded)
     place = {"inline": True} if run.inline else {}
-    reads = run.inline or not isinstance(run.producer, NoPhi | TunedPhi)
+    reads = run.inline or getattr(run.producer, "reads_support", True)
     method = Method(run.producer, run.downstream, f"{base} {run.trained_hash}", place, reads)
     yield name, method
     if name == hypermodel:
@@ -171,9 +165,7 @@ def _answers(
     for found in scorer.score(method, group):
       records += found
       bar.advance(task)
-  temporary = file.with_suffix(f".partial-{os.getpid()}")
-  temporary.write_text(json.dumps(records))
-  temporary.rename(file)
+  report.write_whole(file, json.dumps(records).encode())
   return records
 
 

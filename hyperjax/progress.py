@@ -1,4 +1,4 @@
-"""A training run as its user sees it: progress, signals, compilations."""
+"""A command as its user sees it: progress, signals, compilations."""
 
 import contextlib
 import signal
@@ -25,6 +25,17 @@ jax.monitoring.register_event_duration_secs_listener(_count)
 def compilations() -> int:
   """How many programs JAX has compiled in this process."""
   return _COMPILED
+
+
+def counter() -> rich.progress.Progress:
+  """Bars of described tasks: how many of how many are done, since when, and for how long yet."""
+  return rich.progress.Progress(
+    rich.progress.TextColumn("{task.description:<40}"),
+    rich.progress.BarColumn(),
+    rich.progress.MofNCompleteColumn(),
+    rich.progress.TimeElapsedColumn(),
+    rich.progress.TimeRemainingColumn(),
+  )
 
 
 class StopSignal:

@@ -114,17 +114,8 @@ def train(
   Returns:
     0 when all steps are done, 128 + signal number after a signal (state saved, resumable).
   """
-  if run.eval_period and isinstance(data.episodes, CaclmConfig):
-    raise ValueError(
-      f"EVAL_PERIOD is {run.eval_period}, but running text has no few-shot queries to evaluate: "
-      "set it to 0"
-    )
   runs.check_fits(hypermodel, model.architecture)
-  if objective.distillation and model.architecture.layout != "decoder":
-    raise ValueError(
-      f"DISTILLATION is {objective.distillation}, but its teacher reads the support as a prefix, "
-      "which only decoder-only models can: set it to 0"
-    )
+  _check_together(model, data, run, objective)
   if dry_run:
     return describe(model, hypermodel, data, run)
 
@@ -218,6 +209,24 @@ def train(
     return 128 + signals.received
   _summarise(model_dir, run, start, counts, bar)
   return 0
+
+
+def _check_together(model, data: TrainData, run: RunConfig, objective) -> None:
+  """Refuses settings that are each allowed, but not with one another.
+
+  Raises:
+    ValueError: names the setting, its value and the way out.
+  """
+  if run.eval_period and isinstance(data.episodes, CaclmConfig):
+    raise ValueError(
+      f"EVAL_PERIOD is {run.eval_period}, but running text has no few-shot queries to evaluate: "
+      "set it to 0"
+    )
+  if objective.distillation and model.architecture.layout != "decoder":
+    raise ValueError(
+      f"DISTILLATION is {objective.distillation}, but its teacher reads the support as a prefix, "
+      "which only decoder-only models can: set it to 0"
+    )
 
 
 def _report(step, metrics, info, writer, bar, checkpoints) -> None:

@@ -10,7 +10,6 @@ one phi that was trained on the whole mixture (HyperTuning, arXiv 2211.12485, se
 import dataclasses
 import hashlib
 import json
-import os
 import pathlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,17 +18,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import rich.progress
 from flax import nnx
 
-from hyperjax import launch, runs
+from hyperjax import launch, progress, runs
 from hyperjax.core import arithmetic, sharding
 from hyperjax.core.batch import Batch
 from hyperjax.core.phi import Phi
 from hyperjax.data import eval_sets, layouts, loader, schedule, vocabularies
 from hyperjax.data.episodes import Episode, Sampler
 from hyperjax.data.manifest import Manifest
-from hyperjax.evaluation import scoring, tuning_report
+from hyperjax.evaluation import report, scoring, tuning_report
 from hyperjax.hypermodels.tuned import TunedPhi
 from hyperjax.training import step as step_lib
 
@@ -141,26 +139,25 @@ def tune(
   folder.mkdir(parents=True, exist_ok=True)
   launch.accept()
   cells: dict[str, dict[str, list[Curve]]] = {}
-  with rich.progress.Progress(
-    rich.progress.TextColumn("{task.description:<40}"), rich.progress.BarColumn(),
-    rich.progress.MofNCompleteColumn(), rich.progress.TimeElapsedColumn(),
-    rich.progress.TimeRemainingColumn(),
-  ) as bar:  # fmt: skip
-    progress = bar.add_task("", total=len(methods) * len(tasks) * len(config.seeds))
+  with progress.counter() as bar:
+    done = bar.add_task("", total=len(methods) * len(tasks) * len(config.seeds))
     for name, method in methods.items():
       tuner = Tuner.build(method, model, runs.encoder(vocabulary), config, starts.get(name))
-      about = [fingerprint, manifest.values["tasks"], dataclasses.asdict(config), repr(method)]
-      about.append(starts[name].trained_hash if name in starts else "")
+      about = [
+        fingerprint, given["model"].compute_dtype().name, manifest.values["tasks"],
+        dataclasses.asdict(config), repr(method),
+        starts[name].trained_hash if name in starts else "",
+      ]  # fmt: skip
       for task in tasks:
         for seed in config.seeds:
-          bar.update(progress, description=f"{name}, {task}")
+          bar.update(done, description=f"{name}, {task}")
           key = hashlib.sha256(json.dumps([*about, task, seed]).encode()).hexdigest()[:16]
           curve = _stored(
             folder / f"{name}-{task}-{seed}-{key}.json",
             lambda t=tuner, k=task, s=seed: t.curve(bench, k, s),
           )
           cells.setdefault(name, {}).setdefault(task, []).append(curve)
-          bar.advance(progress)
+          bar.advance(done)
   current = launch.current()
   tuning_report.write(output_dir, cells, config=current.config, command=current.command)
   return 0
@@ -171,9 +168,7 @@ def _stored(file: pathlib.Path, make) -> Curve:
   if file.exists():
     return json.loads(file.read_text())
   curve = make()
-  temporary = file.with_suffix(f".partial-{os.getpid()}")
-  temporary.write_text(json.dumps(curve))
-  temporary.rename(file)
+  report.write_whole(file, json.dumps(curve).encode())
   return curve
 
 
@@ -223,13 +218,16 @@ class Bench:
     ]  # fmt: skip
 
   def examples(self, task: str, seed: int, count: int) -> tuple[Sampler, list[int]]:
-    """The task's sampler and the ids of its tuning examples: none of them is asked."""
+    """A sampler of the split that is tuned on, and the ids of the tuning examples in it.
+
+    None has the input of a query that is asked, whichever split that one is of.
+    """
     splits = self.manifest.splits(task)
     asked = [q.id for episode in self.asked(task) for q in episode.queries]
     split = "train" if "train" in splits else splits[0]
-    sampler = Sampler(self.manifest, task, split, split, count, 1)
-    shared = split == eval_sets.query_split(splits)
-    return sampler, sampler.draw(asked if shared else [], count, (seed, "tune", task))
+    apart = Sampler(self.manifest, task, eval_sets.query_split(splits), split, count, 1)
+    ids = apart.draw(asked, count, (seed, "tune", task))
+    return Sampler(self.manifest, task, split, split, count, 1), ids
 
   def supports(self, task: str, seed: int, count: int, supports: int) -> list[Episode]:
     """So many disjoint supports of the tuning examples, each with its examples as queries."""

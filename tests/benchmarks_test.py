@@ -2,11 +2,14 @@
 
 import importlib.util
 import json
+import sys
 
 import pytest
 
-from hyperjax import train
+from hyperjax import launch, train
 from tests import tiny as tiny_lib
+
+sys.path.append(str(tiny_lib.ROOT / "benchmarks"))  # as of a script that is run there
 
 
 def load(name: str):
@@ -18,6 +21,34 @@ def load(name: str):
 
 
 tiny_t5 = load("tiny_t5")
+FUNCTIONS = {
+  "hyperjax.train": "train", "hyperjax.evaluate": "evaluate", "hyperjax.tune": "tune",
+}
+
+
+@pytest.mark.parametrize("name, more, runs", [
+  ("ablations", ["--seeds", "0", "1"], 2 * 8),
+  ("smollm2_table", ["--text_dir", "texts"], 8),
+])  # fmt: skip
+def test_every_command_of_a_benchmark_is_accepted(name, more, runs, tmp_path, monkeypatch, capsys):
+  """Training runs by a dry run each, reports by the arguments that their gin files give."""
+  monkeypatch.chdir(tmp_path)
+  benchmark, calls = load(name), []
+  monkeypatch.setattr(benchmark.commands, "run", lambda *call: calls.append(call))
+  monkeypatch.setattr("sys.argv", [name, "--fewshot_dir", "tasks", "--out", "out", *more])
+  if name == "smollm2_table":
+    monkeypatch.setattr(benchmark, "_table", lambda out: "")
+  assert benchmark.main() == 0
+  trained = [arguments for module, arguments in calls if module == "hyperjax.train"]
+  assert len(trained) == runs
+  for arguments in trained:
+    assert train.main([*arguments, "--dry_run"]) == 0, arguments
+  rest = [call for call in calls if call[0] != "hyperjax.train"]
+  assert rest
+  for module, arguments in rest:
+    files = [a.removeprefix("--gin_file=") for a in arguments if a.startswith("--gin_file=")]
+    bindings = [a.removeprefix("--gin.") for a in arguments if a.startswith("--gin.")]
+    assert launch.arguments(files, module, FUNCTIONS[module], bindings=bindings)
 
 
 def planned(tmp_path, *more: str):

@@ -139,6 +139,12 @@ def test_a_system_for_another_family_is_refused(capsys, model, system):
     assert re.search(r"is for (decoder|encoder_decoder) models, not|must be a T5Config", message)
 
 
+def test_distillation_is_refused_where_the_teacher_has_no_prefix(capsys):
+  files = arguments("models/t5_tiny.gin", "systems/lora.gin", "data/lexical.gin", "runs/mtf.gin")
+  message = tiny_lib.refused(capsys, train.main([*files, "--gin.DISTILLATION=0.5", "--dry_run"]))
+  assert "DISTILLATION is 0.5" in message and "set it to 0" in message
+
+
 def test_the_support_may_stand_in_each_input(capsys):
   for model in ("models/t5_tiny.gin", "models/llama_tiny.gin"):
     out = dry_run(capsys, model, "systems/lora.gin", "data/lexical.gin", "runs/mtf_few_shot.gin")

@@ -1,7 +1,7 @@
 """Episodes: a support of a few examples and queries of the same task, as pure functions of numbers.
 
 A training episode follows from (seed, step, row) alone, so a run resumes exactly at any step, on
-any number of hosts. An evaluation episode follows from (seed, id of its first query).
+any number of hosts. Those of an evaluation are made in `eval_sets`.
 """
 
 import dataclasses

@@ -1,4 +1,7 @@
-"""Evaluation sets: the same episodes for every method, in a few static shapes."""
+"""Evaluation sets: the same episodes for every method, in a few static shapes.
+
+An evaluation episode is a function of (seed, id of its first query) alone.
+"""
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence

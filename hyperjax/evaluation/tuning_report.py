@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-import hyperjax
 from hyperjax.evaluation import metrics, plots, report
 
 # {method: {task: [curve of each seed]}}, a curve: [{"step", "exact_match", "log_likelihood"}].
@@ -20,7 +19,7 @@ FIELDS = ("exact_match", "log_likelihood")
 def write(folder: str | os.PathLike, cells: Cells, *, config: str, command: str) -> dict[str, Any]:
   """Writes the report of a tuning run; returns what results.json holds."""
   results = summarise(cells) | {
-    "command": command, "config": config, "versions": {"hyperjax": hyperjax.__version__}
+    "command": command, "config": config, "versions": report.versions()
   }
   files = {
     "curves.png": plots.steps(results),

@@ -25,6 +25,8 @@ class SoftPrompt(nnx.Module):
     prompt: [P, D].
   """
 
+  reads_support = False
+
   def __init__(self, prompt: Float[Array, "P D"]):
     self.prompt = nnx.Param(prompt, axes=("prefix", "phi_embed"))
 
@@ -62,6 +64,8 @@ class ReparameterisedPrefix(nnx.Module):
     slots: [P, D].
     heads: the MLPs.
   """
+
+  reads_support = False
 
   def __init__(self, slots: Float[Array, "P D"], heads: Heads):
     self.slots, self.heads = nnx.Param(slots, axes=("prefix", "phi_embed")), heads

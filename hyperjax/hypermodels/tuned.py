@@ -1,4 +1,4 @@
-"""Producers that read no support: phi as parameters, and no phi at all."""
+"""Producers that read no support, as their `reads_support` says: phi as parameters, and no phi."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -14,6 +14,8 @@ from hyperjax.core.phi import Phi
 
 class TunedPhi(nnx.Module):
   """A phi of batch 1 whose leaves are parameters, drawn from the spec's initialisers."""
+
+  reads_support = False
 
   def __init__(self, spec: Phi, *, rngs: nnx.Rngs):
     leaves, tree = jax.tree.flatten(spec, is_leaf=phi_lib.is_leaf)
@@ -48,6 +50,8 @@ def _kind(leaf: phi_lib.Leaf) -> type[nnx.Variable]:
 
 class NoPhi(nnx.Module):
   """Zero-shot: the downstream model as it is."""
+
+  reads_support = False
 
   def __call__(self, downstream, support: Support) -> None:
     return None

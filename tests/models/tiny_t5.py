@@ -27,9 +27,10 @@ ALL = (*PREFIX_SITES, *LOW_RANK)
 
 
 @functools.cache
-def t5(dtype=jnp.float32, *, seed=0, remat="none", **changes) -> T5:
-  """The model, drawn by NumPy: a program compiled for every drawn array would take seconds."""
-  config = dataclasses.replace(CONFIG, **changes)
+def t5(dtype=jnp.float32, *, config=CONFIG, seed=0, remat="none", **changes) -> T5:
+  """The model, drawn by NumPy at the scales of its own initialisation: a program compiled for every
+  drawn array would take seconds."""
+  config = dataclasses.replace(config, **changes)
   graph, params = nnx.split(families.abstract(config, remat=remat))
   rng = np.random.default_rng(seed)
 
@@ -38,8 +39,10 @@ def t5(dtype=jnp.float32, *, seed=0, remat="none", **changes) -> T5:
     drawn = rng.standard_normal(leaf.shape)
     if "norm" in name:
       return jnp.asarray(1 + 0.1 * drawn, dtype)
-    if "bias" in name:
+    if "bias" in name or "embed" in name:
       return jnp.asarray(drawn, dtype)
+    if "'q'" in name:
+      return jnp.asarray(drawn * (config.d_model * config.head_dim) ** -0.5, dtype)
     return jnp.asarray(drawn * config.d_model**-0.5, dtype)
 
   return nnx.merge(graph, jax.tree_util.tree_map_with_path(draw, params))
