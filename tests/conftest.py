@@ -5,11 +5,14 @@ import pathlib
 
 # Here, because each of them reads its variable once, at its first import.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Compiling takes most of the tests' time, and XLA's optimisations half of that.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 # The environment comes first.
+import gin  # noqa: E402
 import hypothesis  # noqa: E402
 import jax  # noqa: E402
 import pytest  # noqa: E402
@@ -21,6 +24,12 @@ hypothesis.settings.load_profile("untimed")
 
 # Of the 65 530 memory maps that Linux allows a process.
 MAPS = 40_000
+
+
+@pytest.fixture(scope="module", autouse=True)
+def unlock_gin():
+  """A command locks gin's configuration for its process; here the next module shares it."""
+  gin.clear_config()
 
 
 @pytest.fixture(scope="module", autouse=True)

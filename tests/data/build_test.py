@@ -9,7 +9,6 @@ import sys
 import textwrap
 import types
 
-import gin
 import pytest
 import seqio
 import tensorflow as tf
@@ -210,9 +209,7 @@ def _word_tokenizer(folder):
 
 def test_an_ordinary_seqio_task_serves_as_it_is(tmp_path, registered):
   """seqio's own preprocessors and its SentencePiece vocabulary; t5's preprocessors before them."""
-  # t5 registers with gin at import, which a command run in this process may have locked.
-  with gin.unlock_config():
-    from t5.data import preprocessors as t5_preprocessors
+  from t5.data import preprocessors as t5_preprocessors
 
   vocabulary = seqio.SentencePieceVocabulary(str(SENTENCEPIECE))
   registered(
