@@ -59,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
   )
   p.add_argument("--text_dir", required=True, help="a folder of .txt files for CACLM")
   p.add_argument("--out", type=pathlib.Path, required=True, help="folder of runs and reports")
-  p.add_argument("--downstream_steps", type=int, default=6000, help="of the T5 (default: 6000)")
+  p.add_argument("--downstream_steps", type=int, default=5000, help="of the T5 (default: 5000)")
   p.add_argument("--steps", type=int, default=3000, help="of each hypermodel (default: 3000)")
   p.add_argument("--seed", type=int, default=0, help="of all training runs (default: 0)")
   p.add_argument("--max_queries", type=int, default=20, help="per held-out task (default: 20)")
@@ -71,12 +71,11 @@ def plan(args: argparse.Namespace) -> list[Cell]:
   """Every cell, in the order in which they are run."""
   common = {"RANDOM_SEED": args.seed, "CHECKPOINT_PERIOD": 500, "REMAT": "'none'"}
   episodes = {
-    **common, "DATA_DIR": args.out / "data", "NUM_SHOTS": 4, "MAX_BUCKETS": 2,
+    **common, "DATA_DIR": args.out / "data", "NUM_SHOTS": 6, "MAX_BUCKETS": 2,
     "eval_sets.EvalConfig.max_queries": 4, "eval_sets.EvalConfig.num_queries": 4,
   }  # fmt: skip
   hyper = {
     "MODEL_SOURCE": args.out / "model", "BATCH_SIZE": 16, "LEARNING_RATE": 1e-3,
-    "WARMUP_STEPS": 100,
   }  # fmt: skip
   systems = {PREFIX: {"PREFIX_LENGTH": 16, "KEY_SCALE": 1.0}, LORA: {"EMIT_RANK": 8}}
 
@@ -87,12 +86,13 @@ def plan(args: argparse.Namespace) -> list[Cell]:
   def tune(name: str, system: str, steps: int, **more) -> list[Cell]:
     """A hypermodel's multi-task fine-tuning, and its report."""
     macros = {
-      **episodes, **hyper, **systems[system], "TRAIN_STEPS": steps, "NUM_QUERIES": 4,
+      **episodes, **hyper, **systems[system], "TRAIN_STEPS": steps,
+      "WARMUP_STEPS": warmup(steps), "NUM_QUERIES": 4,
       "SHUFFLED": 0.2, "EVAL_PERIOD": 500, **more,
     }  # fmt: skip
     report = {
       "EVAL_OUTPUT_DIR": args.out / f"{name}_report", "RUNS": {name: str(args.out / name)},
-      "NUM_SHOTS": 4, "MAX_QUERIES": args.max_queries, "SEEDS": "(0,)", "BATCH_SIZE": 16,
+      "NUM_SHOTS": 6, "MAX_QUERIES": args.max_queries, "SEEDS": "(0,)", "BATCH_SIZE": 16,
       "evaluate.evaluate.hypermodel": name,
     }  # fmt: skip
     evaluation = commands.gin_arguments(["runs/evaluate.gin"], report)
@@ -104,7 +104,8 @@ def plan(args: argparse.Namespace) -> list[Cell]:
   cells = [
     train("downstream", ["systems/full.gin", RULES, "runs/mtf_few_shot.gin"], {
       **episodes, "TRAIN_STEPS": args.downstream_steps, "BATCH_SIZE": 32, "NUM_QUERIES": 1,
-      "LEARNING_RATE": 2e-3, "WARMUP_STEPS": 200, "EVAL_PERIOD": 500,
+      "OPTIMIZER": "@optimizers.Adafactor()", "LEARNING_RATE": 2e-2,
+      "WARMUP_STEPS": warmup(args.downstream_steps), "EVAL_PERIOD": 500,
     }),
     Cell("model", "hyperjax.convert", ("--run", str(args.out / "downstream"),
                                        "--out", str(args.out / "model")), whole=True),
@@ -116,7 +117,7 @@ def plan(args: argparse.Namespace) -> list[Cell]:
     cells.append(
       train(f"caclm_{quarter}", [f"systems/{PREFIX}.gin", TEXT, "runs/hyperpretrain.gin"], {
         **common, **hyper, **systems[PREFIX], "TEXT_DIR": args.text_dir, "WINDOW": 256,
-        "DATA_DIR": args.out / "texts", "TRAIN_STEPS": first,
+        "DATA_DIR": args.out / "texts", "TRAIN_STEPS": first, "WARMUP_STEPS": warmup(first),
       })
     )  # fmt: skip
     cells += tune(
@@ -124,6 +125,11 @@ def plan(args: argparse.Namespace) -> list[Cell]:
       INITIAL_CHECKPOINT_PATH=args.out / f"caclm_{quarter}",
     )  # fmt: skip
   return cells
+
+
+def warmup(steps: int) -> int:
+  """The steps of a run's warm-up."""
+  return min(200, steps // 10)
 
 
 def after(quarter: int) -> str:

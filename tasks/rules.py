@@ -1,122 +1,100 @@
-"""rules: rewriting rules over short lower-case words, each of many parameter values.
+"""rules: which letters of a word are written down, in which order, with which letter between them.
 
-    TASKS["rules.suffix.ka"].examples()[0]          # {"input": "wolf", "output": "wolfka"}
+    TASKS["rules.spell_3.421"].examples()[0]        # {"input": "rdqx", "output": "xdr"}
 
 A task is one value of one family's parameter, and there are hundreds: which rule holds can only be
-read from examples. They are small enough for a byte-level model that is trained within half an hour
-on two cores, and need no knowledge of words. Names are `rules.<family>.<value>`; nothing is
-generated at import, and seqio is imported by `register` only.
+read from examples, and only from which output belongs to which input. Words are random letters: no
+knowledge helps, and a small byte-level model can learn to read the rule. Names are
+`rules.<family>.<value>`; nothing is generated at import, and seqio is imported by `register` only.
 
-Held out are whole families (`HELD_OUT_FAMILIES`) and every fifth value of the other families that
-have more than `FEW` values, except of `always`, whose one answer is too easy to be counted. All
-were fixed before the first model was trained on them.
+Reading a rule takes two things that are hard to learn at once: to see where a letter comes from,
+and to do the same to the query. In the `marked` families each place of a word has letters of its
+own, which gives the first away; they are for training only.
+
+Held out are a whole family (`HELD_OUT_FAMILIES`) and every fifth value of the families that have
+more than `FEW` values, except of `TRAINING_FAMILIES`; a held-out rule is not trained on with marked
+words either.
 """
 
 from __future__ import annotations
 
 import itertools
 import string
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 
-from hyperjax.tasks import lexical_words
 from hyperjax.tasks.lexical_task import Draws, LexicalTask, family_rates, mapped
 
 # Part of every store's key: raise it whenever any example changes (the test holds the hash).
-VERSION = "1"
+VERSION = "2"
 
 HELD_OUT_FAMILIES = {
-  "rules.wrap": "something before and something behind; trained on are each of them alone",
-  "rules.second_tag": "the second letter and a syllable; trained on are the first and the last",
+  "rules.around": "two letters around a constant; trained on are a constant before and behind",
 }
+# What the outputs alone give away, whichever inputs they belong to.
+TRAINING_FAMILIES = tuple(
+  f"rules.{name}" for name in ("marked_1", "marked_2", "marked_3", "always")
+)
 FEW = 10
-_VALUES = 60  # of a family whose parameter is a syllable
-_WORDS = 150  # of each task
+_LETTERS = string.ascii_lowercase
+_SIZE = 4  # letters of a word
+_VALUES = 60  # of a family with a constant
+_WORDS = 400  # of each task
 
-WORDS = sorted({
-  word
-  for word in (*lexical_words.NOUNS, *lexical_words.VERBS, *lexical_words.ADJECTIVES)
-  if 3 <= len(word) <= 6
-})  # fmt: skip
-_CONSONANTS, _VOWELS = "bdfghjklmnprstvwz", "aeiou"
-SYLLABLES = tuple(c + v for c in _CONSONANTS for v in _VOWELS)
+# Where letters of the word stand in the output: "{0}" is the first one picked, "{c}" the constant.
+_WITH_CONSTANT = {"behind": "{0}{1}{c}", "before": "{c}{0}{1}", "around": "{0}{c}{1}"}
 
 
-def _values(family: str, pool: Sequence[str] = SYLLABLES) -> list[str]:
-  """The family's own values of a parameter."""
-  return Draws(f"rules {family} values").sample(pool, min(_VALUES, len(pool)))
+def _plain(draws: Draws) -> str:
+  """A word of different letters: each letter of an output has one place to be from."""
+  return "".join(draws.sample(_LETTERS, _SIZE))
 
 
-def _lists(name: str, size: int) -> list[str]:
-  """Lists of different short words."""
-  draws = Draws(f"rules {name} lists")
-  short = [word for word in WORDS if len(word) <= 4]
-  return [" ".join(draws.sample(short, size)) for _ in range(_WORDS)]
+def _marked(draws: Draws) -> str:
+  """A word whose every place has letters of its own."""
+  own = len(_LETTERS) // _SIZE
+  return "".join(_LETTERS[place * own + draws.below(own)] for place in range(_SIZE))
 
 
-def _replace(word: str, old: str, new: str) -> str | None:
-  return word.replace(old, new) if old in word else None
+def _places(size: int) -> list[tuple[int, ...]]:
+  return list(itertools.product(range(_SIZE), repeat=size))
 
 
-def _rules() -> Iterator[tuple[str, str, Callable[[str], str | None]]]:
-  """Yields (family, value, rule) over single words."""
-  syllables: dict[str, Callable[[str, str], str]] = {
-    "suffix": lambda w, x: w + x,
-    "prefix": lambda w, x: x + w,
-    "first_tag": lambda w, x: w[0] + x,
-    "last_tag": lambda w, x: w[-1] + x,
-    "second_tag": lambda w, x: w[1] + x,
-    "tag_first": lambda w, x: x + w[0],
-    "start_tag": lambda w, x: w[:2] + x,
-    "always": lambda w, x: x + x[::-1],
-  }
-  for family, rule in syllables.items():
-    for value in _values(family):
-      yield family, value, lambda w, x=value, rule=rule: rule(w, x)
-  pairs = [a + b for a, b in itertools.permutations(string.ascii_lowercase, 2)]
-  for value in _values("wrap", pairs):
-    yield "wrap", value, lambda w, x=value: x[0] + w + x[1]
-  common = [a + b for a in "aeiorstln" for b in string.ascii_lowercase if a != b]
-  for value in _values("replace", common):
-    yield "replace", value, lambda w, x=value: _replace(w, *x)
-  for k in range(3):
-    yield "letter", f"{k + 1}", lambda w, k=k: w[k]
-    yield "letter", f"last_{k + 1}", lambda w, k=k: w[-1 - k]
-    yield "drop", f"{k + 1}", lambda w, k=k: w[:k] + w[k + 1 :]
-    yield "double", f"{k + 1}", lambda w, k=k: w[: k + 1] + w[k:]
-  yield "drop", "last", lambda w: w[:-1]
-  yield "double", "last", lambda w: w + w[-1]
-  yield "rotate", "left", lambda w: w[1:] + w[0]
-  yield "rotate", "right", lambda w: w[-1] + w[:-1]
+def _value(places: tuple[int, ...], constant: str = "") -> str:
+  """The parameter as a name has it, counting from 1."""
+  return "".join(str(place + 1) for place in places) + constant
 
 
-def _list_rules() -> Iterator[tuple[str, str, Callable[[str], str]]]:
-  """Yields (family, value, rule) over lists of two words."""
-  yield "pick", "1", lambda text: text.split()[0]
-  yield "pick", "2", lambda text: text.split()[1]
-  yield "pick", "swapped", lambda text: " ".join(text.split()[::-1])
-  yield "pick", "joined", lambda text: text.replace(" ", "")
-  for k in (1, 2):
-    for value in _values(f"pick_{k}_suffix"):
-      yield f"pick_{k}_suffix", value, lambda text, k=k, x=value: text.split()[k - 1] + x
+def _rules() -> Iterator[tuple[str, str, Callable[[Draws], str], Callable[[str], str]]]:
+  """Yields (family, value, how words are drawn, rule)."""
+  for size in (1, 2, 3):
+    for places in _places(size):
+      rule = lambda w, places=places: "".join(w[place] for place in places)
+      yield f"spell_{size}", _value(places), _plain, rule
+      yield f"marked_{size}", _value(places), _marked, rule
+  pairs = list(itertools.product(_places(2), _LETTERS))
+  for family, form in _WITH_CONSTANT.items():
+    for places, c in Draws(f"rules {family} values").sample(pairs, _VALUES):
+      rule = lambda w, form=form, places=places, c=c: form.format(*(w[i] for i in places), c=c)
+      yield family, _value(places, c), _plain, rule
+  for c in _LETTERS:
+    yield "always", c, _plain, lambda w, c=c: c
 
 
 def _tasks() -> Iterator[LexicalTask]:
-  for family, value, rule in _rules():
+  for family, value, draw, rule in _rules():
     name = f"rules.{family}.{value}"
-    yield LexicalTask(name, (f"rule.{family}.{value}",), _generator(name, rule))
-  for family, value, rule in _list_rules():
-    name = f"rules.{family}.{value}"
-    generate = lambda name=name, rule=rule: mapped(_lists(name, 2), rule)()
-    yield LexicalTask(name, (f"rule.{family}.{value}",), generate)
+    table = f"rule.{family.replace('marked', 'spell')}.{value}"  # the same rule for other words
+    yield LexicalTask(name, (table,), _generator(name, draw, rule))
 
 
-def _generator(name: str, rule: Callable[[str], str | None]) -> Callable[[], Iterator[tuple]]:
-  """A generator over the task's own words, among those that the rule applies to."""
+def _generator(
+  name: str, draw: Callable[[Draws], str], rule: Callable[[str], str]
+) -> Callable[[], Iterator[tuple]]:
+  """A generator over words of the task's own."""
 
   def generate():
-    words = [word for word in WORDS if rule(word)]
-    chosen = Draws(f"{name} words").sample(words, min(_WORDS, len(words)))
-    yield from mapped(chosen, rule)()
+    draws = Draws(f"{name} words")
+    yield from mapped([draw(draws) for _ in range(_WORDS)], rule)()
 
   return generate
 
@@ -126,15 +104,16 @@ def _held_out(tasks: Iterable[LexicalTask]) -> Iterator[str]:
   for task in tasks:
     by_family.setdefault(task.family, []).append(task.name)
   for family, names in by_family.items():
-    if len(names) > FEW and family != "rules.always":
+    if len(names) > FEW and family not in TRAINING_FAMILIES:
       yield from names[::5]
 
 
 TASKS: dict[str, LexicalTask] = {task.name: task for task in _tasks()}
 HELD_OUT_TASKS = tuple(_held_out(TASKS.values()))
+_HELD_OUT_TABLES = {table for name in HELD_OUT_TASKS for table in TASKS[name].tables}
 TRAIN_TASKS = tuple(
   name for name, task in TASKS.items()
-  if name not in HELD_OUT_TASKS and task.family not in HELD_OUT_FAMILIES
+  if not _HELD_OUT_TABLES & set(task.tables) and task.family not in HELD_OUT_FAMILIES
 )
 
 

@@ -2,11 +2,12 @@
 
 import importlib.util
 import json
+import math
 import sys
 
 import pytest
 
-from hyperjax import launch, train
+from hyperjax import convert, evaluate, launch, train
 from tests import tiny as tiny_lib
 
 sys.path.append(str(tiny_lib.ROOT / "benchmarks"))  # as of a script that is run there
@@ -138,3 +139,44 @@ def test_the_help_teaches(capsys):
   with pytest.raises(SystemExit):
     tiny_t5.parser().parse_args(["--help"])
   assert "python benchmarks/tiny_t5.py --text_dir my_texts --out" in capsys.readouterr().out
+
+
+def test_the_whole_experiment_runs_and_resumes(tmp_path, monkeypatch, capsys):
+  """T5 from random weights to the figure, with steps too few to learn anything."""
+  texts = tmp_path / "texts"
+  texts.mkdir()
+  (texts / "a.txt").write_text("Nobody reads what is written here about nothing at all. " * 300)
+  mains = {
+    "hyperjax.train": train.main, "hyperjax.evaluate": evaluate.main,
+    "hyperjax.convert": convert.main,
+  }  # fmt: skip
+  ran = []
+
+  def run(module, arguments):
+    ran.append(module)
+    assert mains[module](list(arguments)) == 0
+
+  monkeypatch.setattr(tiny_t5.commands, "run", run)
+  monkeypatch.setattr(tiny_t5, "LEAST_GAIN", 0.0)
+  monkeypatch.setattr(tiny_t5, "QUARTERS", (2,))
+  out = tmp_path / "out"
+  monkeypatch.setattr("sys.argv", [
+    "tiny_t5", "--text_dir", str(texts), "--out", str(out), "--downstream_steps", "2", "--steps",
+    "4", "--max_queries", "1",
+  ])  # fmt: skip
+  assert tiny_t5.main() == 0
+  rows = (out / "table.md").read_text().splitlines()[4:]
+  assert [row.split(" | ")[0] for row in rows] == [
+    f"| {name}" for name in (tiny_t5.PREFIX, tiny_t5.LORA, tiny_t5.after(2))
+  ]
+  assert (out / "hyperpretraining.png").stat().st_size > 5_000
+  for name, steps in (
+    ("downstream", 2), (tiny_t5.PREFIX, 4), (tiny_t5.LORA, 4), ("caclm_2", 2), (tiny_t5.after(2), 2)
+  ):  # fmt: skip
+    lines = map(json.loads, (out / name / "metrics.jsonl").read_text().splitlines())
+    losses = [line["loss"] for line in lines if "loss" in line]
+    assert len(losses) == steps and all(map(math.isfinite, losses)), name
+  assert ran.count("hyperjax.convert") == 1
+  first = (out / "table.md").read_text()
+  assert tiny_t5.main() == 0
+  assert ran.count("hyperjax.convert") == 1 and (out / "table.md").read_text() == first
