@@ -183,23 +183,25 @@ def load(
   downstream, fingerprint = loaded or model.load()
   data = given["data"]
   vocabulary = vocabularies.load(data.config.vocabulary)
-  run = given["run"]
-  parts = build_parts(given["hypermodel"], downstream, encoder(vocabulary), run.seed)
+  producer, seed = given["hypermodel"], given["run"].seed
+  if hasattr(producer, "without_source"):  # the checkpoint has all that the source gave
+    producer = producer.without_source()
+  parts = build_parts(producer, downstream, encoder(vocabulary), seed)
   checkpoints = Checkpoints(folder, fingerprint, read_only=True)
   restored = checkpoints.restore(parts.trained, None)
   checkpoints.close()
   system = nnx.merge(parts.graph, restored.trained, parts.frozen)
-  name = type(given["hypermodel"]).__name__.removesuffix("Config")
+  name = type(producer).__name__.removesuffix("Config")
   provenance = {
     "hypermodel": name, "step": restored.step, "data": data.config.hash(),
     "mixture": data.config.mixture_or_task_name,
   }  # fmt: skip
   # The model that was given, where training left it as it was.
-  adapted = system.downstream if "downstream" in trained_parts(given["hypermodel"]) else downstream
+  adapted = system.downstream if "downstream" in trained_parts(producer) else downstream
   return Run(
     folder, model, adapted, system.producer, restored.step, vocabulary,
     data.config.prompt, fingerprint, _hash(restored.trained), data.inline,
-    tuple(trained_parts(given["hypermodel"])), provenance,
+    tuple(trained_parts(producer)), provenance,
   )  # fmt: skip
 
 

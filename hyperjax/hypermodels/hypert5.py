@@ -82,6 +82,10 @@ class HyperT5Config:
     """The parts of the system that are trained."""
     return ("producer", "downstream") if self.train_downstream else ("producer",)
 
+  def without_source(self) -> "HyperT5Config":
+    """The same system, for where a checkpoint replaces all that the source would give."""
+    return dataclasses.replace(self, source=families.RANDOM)
+
   def build(self, downstream: Any, encode: Encode, rngs: nnx.Rngs) -> HyperT5:
     """The hypermodel for this downstream model, at its initial values.
 
