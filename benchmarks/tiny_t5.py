@@ -28,9 +28,9 @@ from matplotlib.figure import Figure
 MODEL, RULES, TEXT = "models/t5_rules.gin", "data/rules.gin", "data/text.gin"
 PREFIX, LORA = "hypert5_prefix", "hypert5_lora"
 LORA_SITES = ["*.*.q", "*.*.k", "*.*.v", "*.*.o", "*.mlp.*"]
-LEAST_GAIN = 0.3  # of in-context reading over zero-shot, on held-out rules
+LEAST_IN_CONTEXT = 0.3  # exact match on held-out rules, where zero-shot is 0
 QUARTERS = (1, 2, 3)  # of the steps, spent on hyperpretraining
-# A hypermodel's phi, and the controls that must fall to zero-shot.
+# The controls; guessing the places, all else being read from the outputs, scores 0.14 on average.
 COLUMNS = ("other_task_support", "shuffled_outputs")
 
 
@@ -77,7 +77,7 @@ def plan(args: argparse.Namespace) -> list[Cell]:
   adafactor = {"OPTIMIZER": "@optimizers.Adafactor()", "LEARNING_RATE": 2e-2}
   systems = {
     PREFIX: {"PREFIX_LENGTH": 16, "KEY_SCALE": 1.0, "LEARNING_RATE": 1e-3},
-    LORA: {"EMIT_RANK": 4, "EMIT_SITES": LORA_SITES, **adafactor},
+    LORA: {"EMIT_RANK": 4, "EMIT_ALPHA": 16.0, "EMIT_SITES": LORA_SITES, **adafactor},
   }
 
   def train(name: str, files: Sequence[str], macros: Mapping[str, Any]) -> Cell:
@@ -157,7 +157,7 @@ def table(found: Mapping[str, dict]) -> str:
   lines = ["| method | exact match | recovery | φ of another task | φ of shuffled outputs |",
            "|---|---|---|---|---|"]  # fmt: skip
   lines += [f"| {m} | {_interval(first[m]['exact_match'])} | | | |"
-            for m in ("zero_shot", "in_context")]  # fmt: skip
+            for m in ("zero_shot", "in_context_shuffled", "in_context")]  # fmt: skip
   for name, report in found.items():
     methods = report["methods"]
     cells = [
@@ -212,16 +212,35 @@ def run(cell: Cell, out: pathlib.Path, dry_run: bool) -> None:
     commands.run(cell.module, cell.arguments)
 
 
+def check_same(args: argparse.Namespace) -> None:
+  """A folder holds one experiment: what is finished in it is not made again.
+
+  Raises:
+    SystemExit: the folder was made with other arguments.
+  """
+  given = {name: str(value) for name, value in vars(args).items() if name not in ("out", "dry_run")}
+  file = args.out / "arguments.json"
+  if not file.exists():
+    args.out.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(given, indent=2) + "\n")
+  before = json.loads(file.read_text())
+  for name, value in given.items():
+    if before[name] != value:
+      sys.exit(f"{file}: made with --{name} {before[name]}, not {value}: name another --out")
+
+
 def main() -> int:
   args = parser().parse_args()
+  if not args.dry_run:
+    check_same(args)
   for cell in plan(args):
     run(cell, args.out, args.dry_run)
     if args.dry_run:
       continue
-    if cell.name == "downstream" and in_context(args.out) < LEAST_GAIN:
+    if cell.name == "downstream" and in_context(args.out) < LEAST_IN_CONTEXT:
       print(
         f"the T5 reaches exact match {in_context(args.out):.3f} in context on held-out rules, less "
-        f"than {LEAST_GAIN}: there is nothing that a phi could recover. Give it more "
+        f"than {LEAST_IN_CONTEXT}: there is nothing that a phi could recover. Give it more "
         "--downstream_steps, in another --out",
         file=sys.stderr,
       )

@@ -3,17 +3,20 @@
     TASKS["rules.spell_3.421"].examples()[0]        # {"input": "rdqx", "output": "xdr"}
 
 A task is one value of one family's parameter, and there are hundreds: which rule holds can only be
-read from examples, and only from which output belongs to which input. Words are random letters: no
-knowledge helps, and a small byte-level model can learn to read the rule. Names are
-`rules.<family>.<value>`; nothing is generated at import, and seqio is imported by `register` only.
+read from examples. Outputs alone give away how many letters there are, the constant, and which
+letters are the same one twice; the places follow only from which output belongs to which input.
+Words are random letters: no knowledge helps, and a small byte-level model can learn to read the
+rule. Names are `rules.<family>.<value>`; nothing is generated at import, and seqio is imported by
+`register` only.
 
 Reading a rule takes two things that are hard to learn at once: to see where a letter comes from,
 and to do the same to the query. In the `marked` families each place of a word has letters of its
 own, which gives the first away; they are for training only.
 
-Held out are a whole family (`HELD_OUT_FAMILIES`) and every fifth value of the families that have
-more than `FEW` values, except of `TRAINING_FAMILIES`; a held-out rule is not trained on with marked
-words either.
+Every fifth value of the families that have more than `FEW` is held out, except of
+`TRAINING_FAMILIES`; a held-out rule is not trained on with marked words either. Of
+`HELD_OUT_FAMILIES` nothing is trained on. Of `spell_2` this holds out just the letters written
+twice ("11", "22", ...), and of `spell_3` mostly values with a letter twice.
 """
 
 from __future__ import annotations
@@ -38,7 +41,7 @@ FEW = 10
 _LETTERS = string.ascii_lowercase
 _SIZE = 4  # letters of a word
 _VALUES = 60  # of a family with a constant
-_WORDS = 400  # of each task
+_WORDS = 400  # drawn for each task
 
 # Where letters of the word stand in the output: "{0}" is the first one picked, "{c}" the constant.
 _WITH_CONSTANT = {"behind": "{0}{1}{c}", "before": "{c}{0}{1}", "around": "{0}{c}{1}"}

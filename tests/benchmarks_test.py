@@ -94,8 +94,8 @@ def figure(mean):
 
 def written(out, name: str, mean: float, recovery) -> None:
   methods = {
-    "zero_shot": 0.1, "in_context": 0.5, name: mean, "other_task_support": 0.1,
-    "shuffled_outputs": 0.2,
+    "zero_shot": 0.1, "in_context_shuffled": 0.1, "in_context": 0.5, name: mean,
+    "other_task_support": 0.1, "shuffled_outputs": 0.2,
   }  # fmt: skip
   folder = out / f"{name}_report"
   folder.mkdir(parents=True)
@@ -111,10 +111,11 @@ def test_table_and_figure_hold_what_there_is(tmp_path):
   found = tiny_t5.results(tmp_path)
   lines = tiny_t5.table(found).splitlines()
   assert [line.split(" | ")[0] for line in lines[2:]] == [
-    "| zero_shot", "| in_context", f"| {tiny_t5.PREFIX}", f"| {tiny_t5.after(2)}",
+    "| zero_shot", "| in_context_shuffled", "| in_context", f"| {tiny_t5.PREFIX}",
+    f"| {tiny_t5.after(2)}",
   ]  # fmt: skip
-  assert "0.300 [0.200, 0.400] | 0.500 [0.400, 0.600] | 0.100" in lines[4]
-  assert "| undefined |" in lines[5]
+  assert "0.300 [0.200, 0.400] | 0.500 [0.400, 0.600] | 0.100" in lines[5]
+  assert "| undefined |" in lines[6]
   tiny_t5.draw(found, 400, tmp_path / "figure.png")
   assert (tmp_path / "figure.png").stat().st_size > 5_000
 
@@ -157,7 +158,7 @@ def test_the_whole_experiment_runs_and_resumes(tmp_path, monkeypatch, capsys):
     assert mains[module](list(arguments)) == 0
 
   monkeypatch.setattr(tiny_t5.commands, "run", run)
-  monkeypatch.setattr(tiny_t5, "LEAST_GAIN", 0.0)
+  monkeypatch.setattr(tiny_t5, "LEAST_IN_CONTEXT", 0.0)
   monkeypatch.setattr(tiny_t5, "QUARTERS", (2,))
   planned = tiny_t5.plan
   monkeypatch.setattr(
@@ -169,7 +170,7 @@ def test_the_whole_experiment_runs_and_resumes(tmp_path, monkeypatch, capsys):
     "4", "--max_queries", "1",
   ])  # fmt: skip
   assert tiny_t5.main() == 0
-  rows = (out / "table.md").read_text().splitlines()[4:]
+  rows = (out / "table.md").read_text().splitlines()[5:]
   assert [row.split(" | ")[0] for row in rows] == [
     f"| {name}" for name in (tiny_t5.PREFIX, tiny_t5.after(2))
   ]
@@ -180,10 +181,16 @@ def test_the_whole_experiment_runs_and_resumes(tmp_path, monkeypatch, capsys):
     lines = map(json.loads, (out / name / "metrics.jsonl").read_text().splitlines())
     losses = [line["loss"] for line in lines if "loss" in line]
     assert len(losses) == steps and all(map(math.isfinite, losses)), name
-  assert ran.count("hyperjax.convert") == 1
-  first = (out / "table.md").read_text()
+  # Given again, it trains and answers nothing.
+  kept = [*out.glob("*/metrics.jsonl"), *out.glob("*/answers/*")]
+  written = {file: file.read_bytes() for file in kept}  # with the times of all steps
+  assert len(written) > 4 + 2 * 5 and ran.count("hyperjax.convert") == 1
   assert tiny_t5.main() == 0
-  assert ran.count("hyperjax.convert") == 1 and (out / "table.md").read_text() == first
-  # A hypermodel's run needs the model that its body started from no longer.
+  assert {file: file.read_bytes() for file in kept} == written
+  assert ran.count("hyperjax.convert") == 1
+  monkeypatch.setattr("sys.argv", [*sys.argv, "--seed", "1"])
+  with pytest.raises(SystemExit, match="made with --seed 0, not 1: name another --out"):
+    tiny_t5.main()
+  # A run opens without the model that its body started from.
   (out / "model").rename(out / "moved")
   assert runs.load(out / tiny_t5.PREFIX, source=str(out / "moved")).step == 4
