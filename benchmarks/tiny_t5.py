@@ -225,8 +225,8 @@ def check_same(args: argparse.Namespace) -> None:
     file.write_text(json.dumps(given, indent=2) + "\n")
   before = json.loads(file.read_text())
   for name, value in given.items():
-    if before[name] != value:
-      sys.exit(f"{file}: made with --{name} {before[name]}, not {value}: name another --out")
+    if before.get(name) != value:
+      sys.exit(f"{file}: made with --{name} {before.get(name)}, not {value}: name another --out")
 
 
 def main() -> int:

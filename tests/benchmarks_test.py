@@ -1,4 +1,4 @@
-"""The benchmarks' plans: every training run of theirs is one that `hyperjax train` accepts."""
+"""The benchmarks: `hyperjax train` accepts every training run of theirs; one runs as a whole."""
 
 import importlib.util
 import json
@@ -143,7 +143,7 @@ def test_the_help_teaches(capsys):
 
 
 def test_the_whole_experiment_runs_and_resumes(tmp_path, monkeypatch, capsys):
-  """T5 from random weights to the figure, with steps too few to learn anything."""
+  """T5 from random weights to the figure, LoRA left out, with steps too few to learn anything."""
   texts = tmp_path / "texts"
   texts.mkdir()
   (texts / "a.txt").write_text("Nobody reads what is written here about nothing at all. " * 300)
