@@ -3,80 +3,85 @@
 import functools
 import os
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import seqio
-import tensorflow as tf
 
+from hyperjax.data.rows_source import FEATURES, Row, RowsSource
 from hyperjax.tasks.lexical_task import LexicalTask
-
-_TEXT = seqio.Feature(
-  seqio.PassThroughVocabulary(size=0), add_eos=False, required=False, dtype=tf.string, rank=0
-)
-_TEXTS = seqio.Feature(
-  seqio.PassThroughVocabulary(size=0), add_eos=False, required=False, dtype=tf.string, rank=1
-)
 
 
 def text_feature() -> seqio.Feature:
   """Returns seqio's description of a feature that is one text."""
-  return _TEXT
+  return FEATURES["targets"]
+
+
+def add_rows(
+  name: str,
+  path: str | os.PathLike,
+  splits: Mapping[str, Callable[[], Iterable[Row]]],
+  *,
+  metric_fns: Sequence[Callable] = (),
+  postprocess_fn: Callable | None = None,
+  documents: bool = False,
+) -> None:
+  """Registers a task over functions that yield the rows of its splits; see `RowsSource`.
+
+  Args:
+    name: the task's.
+    path: the file or folder that the rows come from: a task may be registered twice over the same
+      one, never over another.
+    splits: {split: its rows}.
+    metric_fns, postprocess_fn: seqio's; the metrics' names are recorded with built data.
+    documents: rows have "targets" alone.
+  """
+  path = pathlib.Path(path).resolve()
+  if name in seqio.TaskRegistry.names():
+    if _FILES.get(name) != path:
+      raise ValueError(
+        f"Task '{name}' is registered already, from {_FILES.get(name, 'elsewhere')}, not from "
+        f"{path}: give the folder another name."
+      )
+    seqio.TaskRegistry.remove(name)
+  source = RowsSource(splits, documents=documents)
+  seqio.TaskRegistry.add(
+    name, source, preprocessors=[], output_features=source.features, metric_fns=list(metric_fns),
+    postprocess_fn=postprocess_fn,
+  )  # fmt: skip
+  _FILES[name] = path
 
 
 def add_examples(
   name: str, path: str | os.PathLike, load: Callable[[os.PathLike], Sequence[Mapping[str, Any]]]
 ) -> None:
   """Registers a task over one file of `{"input", "output"[, "options"]}`, read by `load`."""
-
-  def dataset(split, shuffle_files=False, seed=None):
-    del split, shuffle_files, seed
-    examples = load(path)
-    return tf.data.Dataset.from_tensor_slices(
-      {
-        "inputs": [example["input"] for example in examples],
-        "targets": [example["output"] for example in examples],
-        "options": tf.ragged.constant(
-          [example.get("options", []) for example in examples], dtype=tf.string, ragged_rank=1
-        ),
-      }
-    )
-
-  _add_task(name, path, dataset, {"inputs": _TEXT, "targets": _TEXT, "options": _TEXTS})
+  add_rows(name, path, {"train": lambda: map(_row, load(path))})
 
 
 def add_documents(name: str, path: str | os.PathLike, load: Callable[[], Sequence[str]]) -> None:
   """Registers a language modelling task over one file's documents."""
-
-  def dataset(split, shuffle_files=False, seed=None):
-    del split, shuffle_files, seed
-    return tf.data.Dataset.from_tensor_slices({"targets": list(load())})
-
-  _add_task(name, path, dataset, {"targets": _TEXT})
+  rows = lambda: ({"targets": document} for document in load())
+  add_rows(name, path, {"train": rows}, documents=True)
 
 
 def add_lexical(tasks: Mapping[str, LexicalTask]) -> None:
   """Registers tasks {name: task} that are generated on first use; those known already are kept."""
-  features = {"inputs": _TEXT, "targets": _TEXT, "options": _TEXTS}
   for name, task in tasks.items():
     if name not in seqio.TaskRegistry.names():
-      source = seqio.FunctionDataSource(functools.partial(_generated, task=task), ("train",))
-      seqio.TaskRegistry.add(name, source, preprocessors=[], output_features=features)
+      source = RowsSource({"train": functools.partial(_generated, task)})
+      seqio.TaskRegistry.add(name, source, preprocessors=[], output_features=source.features)
 
 
-def _generated(split: str, shuffle_files: bool, seed: int | None = None, *, task: LexicalTask):
-  """What seqio's function source calls; the order is already a shuffled one."""
-  del split, shuffle_files, seed
+def _generated(task: LexicalTask) -> Iterator[Row]:
+  return map(_row, task.examples())
 
-  def rows():
-    for example in task.examples():
-      options = example.get("options", [])
-      yield {"inputs": example["input"], "targets": example["output"], "options": options}
 
-  shapes = {"inputs": [], "targets": [], "options": [None]}
-  return tf.data.Dataset.from_generator(
-    rows, output_signature={name: tf.TensorSpec(shape, tf.string) for name, shape in shapes.items()}
-  )
+def _row(example: Mapping[str, Any]) -> Row:
+  return {
+    "inputs": example["input"], "targets": example["output"],
+    "options": example.get("options", []),
+  }  # fmt: skip
 
 
 def add_mixture(name: str, rates: Mapping[str, float]) -> None:
@@ -86,19 +91,5 @@ def add_mixture(name: str, rates: Mapping[str, float]) -> None:
   seqio.MixtureRegistry.add(name, list(rates.items()))
 
 
-# {task: file}. A task may be registered twice over the same file, never over another.
+# {task: file or folder that it is registered over}
 _FILES: dict[str, pathlib.Path] = {}
-
-
-def _add_task(name: str, path, dataset, features) -> None:
-  path = pathlib.Path(path).resolve()
-  if name in seqio.TaskRegistry.names():
-    if _FILES.get(name) != path:
-      raise ValueError(
-        f"Task '{name}' is registered already, from {_FILES.get(name, 'elsewhere')}, not from "
-        f"{path}: give the folder another name."
-      )
-    seqio.TaskRegistry.remove(name)
-  source = seqio.FunctionDataSource(dataset, splits=("train",))
-  seqio.TaskRegistry.add(name, source, preprocessors=[], output_features=features)
-  _FILES[name] = path

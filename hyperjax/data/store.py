@@ -4,8 +4,10 @@
       meta.json      version, kind, counts, dtype, length statistics; written last
       tokens.bin     all pieces in a row; uint16 where the vocabulary allows, else uint32
       offsets.npy    [pieces + 1] int64
-      examples.npy   [examples, 4] int64: input, target and definition piece (or -1), first option
+      examples.npy   [examples, 5] int64: input, target and definition piece (or -1), first option,
+                     first reference
       options.npy    [...] int64: piece of every option
+      references.bin, references.npy   texts that answers are compared with, and where each begins
 
 A store of documents (language modelling) has pieces only: piece i is document i.
 """
@@ -13,6 +15,7 @@ A store of documents (language modelling) has pieces only: piece i is document i
 import contextlib
 import functools
 import hashlib
+import itertools
 import json
 import os
 import pathlib
@@ -22,7 +25,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from jaxtyping import Int32
 
-VERSION = 1
+VERSION = 2
 EXAMPLES = "examples"
 DOCUMENTS = "documents"
 
@@ -107,6 +110,26 @@ class Store:
     pieces = self._options[self._examples[index, 3] : stop]
     return [self.piece(int(piece)) for piece in pieces] or None
 
+  @functools.cached_property
+  def _references(self) -> np.ndarray:
+    return _mapped(np.load(self.path / "references.npy", mmap_mode="r"))
+
+  def references(self, index: int) -> list[str]:
+    """Returns the texts that an answer is compared with, as the task has them; none: its target.
+
+    Texts and not tokens: a tokenizer need not give back what it was given.
+    """
+    last = len(self._references) - 1
+    stop = self._examples[index + 1, 4] if index + 1 < len(self) else last
+    bounds = self._references[self._examples[index, 4] : stop + 1]
+    with open(self.path / "references.bin", "rb") as file:
+      file.seek(bounds[0])
+      contents = file.read(bounds[-1] - bounds[0])
+    return [
+      contents[start - bounds[0] : end - bounds[0]].decode()
+      for start, end in itertools.pairwise(bounds.tolist())
+    ]
+
 
 class Writer:
   """Writes one store; used through `writing`."""
@@ -114,10 +137,12 @@ class Writer:
   def __init__(self, path: pathlib.Path, *, kind: str, dtype: np.dtype):
     self._path, self._kind, self._dtype = path, kind, dtype
     self._file = open(path / "tokens.bin", "wb")
+    self._texts = open(path / "references.bin", "wb")
     self._lengths: list[int] = []
     self._pieces: dict[bytes, int] = {}
-    self._examples: list[tuple[int, int, int, int]] = []
+    self._examples: list[tuple[int, int, int, int, int]] = []
     self._options: list[int] = []
+    self._references: list[int] = [0]
 
   def known(self, kind: str, text: str) -> int | None:
     """Returns the piece that holds this text, if there is one."""
@@ -132,10 +157,22 @@ class Writer:
   def add_document(self, ids: Sequence[int]) -> None:
     self._append(ids)
 
-  def add_example(self, source: int, target: int, definition: int, options: Sequence[int]) -> None:
+  def add_example(
+    self,
+    source: int,
+    target: int,
+    definition: int,
+    options: Sequence[int],
+    references: Sequence[str] = (),
+  ) -> None:
     """Adds an example of known pieces (definition -1: none)."""
-    self._examples.append((source, target, definition, len(self._options)))
+    first = len(self._references) - 1
+    self._examples.append((source, target, definition, len(self._options), first))
     self._options.extend(options)
+    for text in references:
+      contents = text.encode()
+      self._texts.write(contents)
+      self._references.append(self._references[-1] + len(contents))
 
   def __len__(self) -> int:
     return len(self._examples) if self._kind == EXAMPLES else len(self._lengths)
@@ -149,12 +186,13 @@ class Writer:
 
   def finish(self) -> dict:
     """Writes the tables and, last, meta.json; returns the latter's values."""
-    self._file.close()
+    self.close()
     lengths = np.asarray(self._lengths, np.int64)
-    examples = np.asarray(self._examples, np.int64).reshape(-1, 4)
+    examples = np.asarray(self._examples, np.int64).reshape(-1, 5)
     np.save(self._path / "offsets.npy", np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
     np.save(self._path / "examples.npy", examples)
     np.save(self._path / "options.npy", np.asarray(self._options, np.int64))
+    np.save(self._path / "references.npy", np.asarray(self._references, np.int64))
     meta = {
       "version": VERSION, "kind": self._kind, "dtype": self._dtype.name,
       "examples": len(self), "pieces": len(lengths), "tokens": int(lengths.sum()),
@@ -174,6 +212,7 @@ class Writer:
 
   def close(self) -> None:
     self._file.close()
+    self._texts.close()
 
 
 @contextlib.contextmanager

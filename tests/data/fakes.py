@@ -29,7 +29,7 @@ PROMPT = PromptFormat("short", input="{input}=", target="{target}", terminator="
 
 
 def write_examples(path, rows: Sequence[Mapping], vocabulary=None, prompt=PROMPT) -> dict:
-  """Writes a store of {"input", "output"[, "options"][, "definition"]}; returns its meta."""
+  """Writes a store of {"input", "output"[, "options", "references", "definition"]}: its meta."""
   vocabulary = vocabulary or Bytes()
   with store_lib.writing(
     path, kind=store_lib.EXAMPLES, vocabulary_size=vocabulary.size
@@ -47,7 +47,7 @@ def write_examples(path, rows: Sequence[Mapping], vocabulary=None, prompt=PROMPT
       source, target = piece("input", row["input"]), piece("target", row["output"])
       definition = piece("definition", row["definition"]) if "definition" in row else -1
       options = [piece("target", option) for option in row.get("options", [])]
-      writer.add_example(source, target, definition, options)
+      writer.add_example(source, target, definition, options, row.get("references", ()))
   return store_lib.Store(path).meta
 
 

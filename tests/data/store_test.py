@@ -16,7 +16,10 @@ from tests.data.fakes import PROMPT, Bytes, write_documents, write_examples
 TEXT = st.text(max_size=8)
 ROW = st.fixed_dictionaries(
   {"input": TEXT, "output": st.text(min_size=1, max_size=8)},
-  optional={"options": st.lists(TEXT, max_size=3), "definition": TEXT},
+  optional={
+    "options": st.lists(TEXT, max_size=3), "definition": TEXT,
+    "references": st.lists(TEXT, max_size=3),
+  },
 )
 
 
@@ -35,6 +38,7 @@ def test_examples_come_back(rows):
       assert ([o.tolist() for o in options] if options else []) == list(
         map(encode_target, row.get("options", []))
       )
+      assert store.references(i) == row.get("references", [])
       definition = store.definition(i)
       assert (definition is None) == ("definition" not in row)
       for j in range(i):

@@ -12,8 +12,8 @@ import pytest
 from hyperjax.tasks import rules
 from hyperjax.tasks.lexical_task import family_rates
 
-# The hash of every example of VERSION. A change of content changes it: raise VERSION with it.
-CONTENT = {"2": "635c4850369b76504a59fd57831119c06725fecd9dd2e460113bda3a1dde9b00"}
+# The hash of VERSION's examples and of what is held out: raise VERSION where it changes.
+CONTENT = {"3": "a5eea80e5cabd224e603eb82a3a4f6827c054d84756f9d97b0825274c82a3e03"}
 
 spelled = lambda word, x: "".join(word[int(place) - 1] for place in x)
 EXPECTED = {
@@ -64,11 +64,24 @@ def test_held_out_are_a_whole_family_and_values_of_others():
   families = lambda names: collections.Counter(rules.TASKS[name].family for name in names)
   seen, asked = families(trained), families(held_out)
   assert asked == {
-    "rules.spell_2": 4, "rules.spell_3": 13, "rules.behind": 12, "rules.before": 12,
-    "rules.around": 12,
+    "rules.spell_2": 4, "rules.spell_3": 14, "rules.behind": 12, "rules.before": 12,
+    "rules.around": 13,
   }  # fmt: skip
   assert "rules.around" not in seen and not set(rules.TRAINING_FAMILIES) & set(asked)
-  assert seen["rules.spell_3"] == seen["rules.marked_3"] == 51 and seen["rules.behind"] == 48
+  assert seen["rules.spell_3"] == seen["rules.marked_3"] == 50 and seen["rules.behind"] == 48
+
+
+@pytest.mark.parametrize("family, counts", [
+  ("spell_2", {1: 1, 2: 3}), ("spell_3", {1: 1, 2: 8, 3: 5}),
+])  # fmt: skip
+def test_held_out_are_rules_of_every_number_of_letters(family, counts):
+  names = [n for n in rules.HELD_OUT_TASKS if rules.TASKS[n].family == f"rules.{family}"]
+  assert collections.Counter(map(rules.letters, names)) == counts
+
+
+def test_guessing_places():
+  assert rules.guessing(["rules.spell_2.33", "rules.behind.12q"]) == (1 / 4 + 1 / 12) / 2
+  assert rules.guessing(["rules.spell_3.412"]) == 1 / 24
 
 
 def test_no_held_out_task_is_answered_by_a_training_tasks_rule():
@@ -92,10 +105,10 @@ def test_content_is_the_recorded_one_in_every_process():
   script = """
 import hashlib, json
 from hyperjax.tasks import rules
-content = {name: task.examples() for name, task in rules.TASKS.items()}
+content = {name: task.examples() for name, task in rules.TASKS.items()}, rules.HELD_OUT_TASKS
 print(hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest())
 """
-  content = {name: task.examples() for name, task in rules.TASKS.items()}
+  content = {name: task.examples() for name, task in rules.TASKS.items()}, rules.HELD_OUT_TASKS
   digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
   assert CONTENT.get(rules.VERSION) == digest, "content changed: raise VERSION, record its hash"
   assert run_python(script, PYTHONHASHSEED="7", LC_ALL="C.UTF-8") == digest
