@@ -35,7 +35,7 @@ class ModelConfig:
     architecture: what the source must hold; an error where it differs.
     source: the embedded default's name, a folder, a GGUF file, a Hugging Face id, or 'random'.
     dtype: of the frozen weights and the activations; 'auto' is bfloat16 on accelerators, float32 on
-      CPUs (where bfloat16 is slower).
+      CPUs. Activations are float32 on CPUs in any case: there bfloat16 is fast in products only.
     remat: what the backward pass recomputes: 'none', 'dots', 'full'.
   """
 
@@ -56,7 +56,11 @@ class ModelConfig:
 
   def abstract(self) -> families.Model:
     """The model with shapes in place of arrays; reads nothing."""
-    return families.abstract(self.architecture, dtype=self.compute_dtype(), remat=self.remat)
+    dtype = self.compute_dtype()
+    activations = jnp.float32 if jax.default_backend() == "cpu" else dtype
+    return families.abstract(
+      self.architecture, dtype=dtype, remat=self.remat, activations=activations
+    )
 
   def load(self) -> tuple[families.Model, str]:
     """The model with its weights, and its fingerprint."""

@@ -3,6 +3,10 @@
 Activations are [B, M, T, D]: B episodes, M queries of each (1 for a support), T tokens.
 """
 
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -41,13 +45,64 @@ def project(
     kernel: [*inputs, *outputs].
     update: one layer of a LowRank, a [B|1, prod(inputs), R], b [B|1, R, prod(outputs)].
   """
-  num_inputs = x.ndim - 3
-  y = jnp.tensordot(x, kernel.astype(x.dtype), num_inputs)
+  y = matmul(x, kernel, range(x.ndim - 3))
   if update is None:
     return y
   flat = x.reshape(x.shape[0], x.shape[1] * x.shape[2], -1)
   delta = _times(_times(flat, update.a), update.b)
   return y + (delta * update.scale).reshape(y.shape)
+
+
+def matmul(
+  x: Float[Array, "..."], w: Float[Array, "..."], axes: Sequence[int], dtype: Any = None
+) -> Float[Array, "..."]:
+  """x W: where one of both has half precision, products have it and sums are float32; else as x.
+
+  Args:
+    x: [*rows, *inputs].
+    w: `inputs` and `outputs` axes.
+    axes: of w, those that are `inputs`, in this order.
+    dtype: of the result [*rows, *outputs]; x's, where None.
+  """
+  narrow = min(x.dtype, w.dtype, key=lambda d: d.itemsize)
+  axes = tuple(axes)
+  if narrow.itemsize >= 4:
+    y = _contract(x, w.astype(x.dtype), axes, x.dtype)
+  else:
+    y = _narrow_matmul(x, w, axes, (narrow, x.dtype, w.dtype))
+  return y.astype(dtype or x.dtype)
+
+
+def _contract(x, w, axes, dtype):
+  inner = tuple(range(x.ndim - len(axes), x.ndim))
+  return jnp.tensordot(x, w, (inner, axes), preferred_element_type=dtype)
+
+
+# JAX's own gradient would multiply the float32 cotangent by narrow operands. No machine has
+# instructions for that, and CPUs have fast ones for narrow operands with a float32 result only.
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _narrow_matmul(x, w, axes, dtypes):
+  return _contract(x.astype(dtypes[0]), w.astype(dtypes[0]), axes, jnp.float32)
+
+
+def _narrow_forward(x, w, axes, dtypes):
+  x, w = x.astype(dtypes[0]), w.astype(dtypes[0])
+  return _contract(x, w, axes, jnp.float32), (x, w)
+
+
+def _narrow_backward(axes, dtypes, operands, cotangent):
+  x, w = operands
+  narrow, x_dtype, w_dtype = dtypes
+  g = cotangent.astype(narrow)
+  outputs = tuple(axis for axis in range(w.ndim) if axis not in axes)
+  rows = tuple(range(x.ndim - len(axes)))
+  dx = _contract(g, w, outputs, jnp.float32)
+  dw = jnp.tensordot(x, g, (rows, rows), preferred_element_type=jnp.float32)
+  dw = jnp.moveaxis(dw, range(len(axes)), axes)
+  return dx.astype(x_dtype), dw.astype(w_dtype)
+
+
+_narrow_matmul.defvjp(_narrow_forward, _narrow_backward)
 
 
 def _times(x: Float[Array, "B X i"], w: Float[Array, "#B i o"]) -> Float[Array, "B X o"]:

@@ -33,7 +33,7 @@ class HyperT5(nnx.Module):
     self.slots = nnx.Param(slots, axes=("gist", "phi_embed"))
 
   def __call__(self, downstream: Any, support: Support) -> Phi:
-    body, dtype = self.body, downstream.embed[...].dtype
+    body, dtype = self.body, downstream.activations
     text = masks.Whole(support.length[:, None])
     x = body.embed_tokens(support.tokens)[:, None].astype(dtype)
     encoded, _ = body.encode(x, text)

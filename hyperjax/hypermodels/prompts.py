@@ -32,7 +32,7 @@ class SoftPrompt(nnx.Module):
 
   def __call__(self, downstream: Llama, support: Support) -> Phi:
     prompt = self.prompt[...]
-    x = prompt.astype(downstream.embed[...].dtype)[None]
+    x = prompt.astype(downstream.activations)[None]
     key, value = downstream.read(x, jnp.arange(len(prompt))[None])
     out: dict = {}
     phi_lib.insert(out, PREFIX_SITE, phi_lib.whole_prefix(key, value))
@@ -71,7 +71,7 @@ class ReparameterisedPrefix(nnx.Module):
     self.slots, self.heads = nnx.Param(slots, axes=("prefix", "phi_embed")), heads
 
   def __call__(self, downstream: nnx.Module, support: Support) -> Phi:
-    return self.heads(self.slots[...].astype(downstream.embed[...].dtype)[None])
+    return self.heads(self.slots[...].astype(downstream.activations)[None])
 
 
 @dataclasses.dataclass(frozen=True)

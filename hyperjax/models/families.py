@@ -31,10 +31,10 @@ def of(config: Config) -> Family:
   return next(family for family in FAMILIES.values() if isinstance(config, family.config))
 
 
-def abstract(config: Config, *, dtype: Any = jnp.float32, remat: str = "none") -> Model:
-  """A model with shapes in place of arrays, in the types that it computes with."""
+def abstract(config: Config, **given: Any) -> Model:
+  """A model with shapes in place of arrays; `dtype`, `remat`, `activations` as the models take."""
   make = of(config).model
-  return nnx.eval_shape(lambda: make(config, rngs=nnx.Rngs(0), dtype=dtype, remat=remat))
+  return nnx.eval_shape(lambda: make(config, rngs=nnx.Rngs(0), **given))
 
 
 def read_config(source: str | pathlib.Path) -> Config:

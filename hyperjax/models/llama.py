@@ -158,12 +158,20 @@ class Llama(nnx.Module):
   Attributes:
     config: the architecture.
     remat: what the backward pass recomputes: 'none', 'dots' (keeps matrix products) or 'full'.
+    activations: their dtype; that of the embeddings where none is given.
   """
 
   def __init__(
-    self, config: LlamaConfig, *, rngs: nnx.Rngs, dtype: Any = jnp.float32, remat: str = "none"
+    self,
+    config: LlamaConfig,
+    *,
+    rngs: nnx.Rngs,
+    dtype: Any = jnp.float32,
+    remat: str = "none",
+    activations: Any = None,
   ):
     self.config, self.remat = config, layers.check_remat(remat)
+    self._activations = activations
     shape = (config.vocab_size, config.d_model)
     draw = lambda s: jax.random.normal(rngs.params(), s, jnp.float32) * s[-1] ** -0.5
     self.embed = nnx.Param(draw(shape).astype(dtype), axes=("vocab", "embed"))
@@ -171,6 +179,10 @@ class Llama(nnx.Module):
     self.norm = layers.RMSNorm(config.d_model, config.norm_epsilon, dtype=dtype)
     if not config.tie_embeddings:
       self.head = nnx.Param(draw(shape).astype(dtype), axes=("vocab", "embed"))
+
+  @property
+  def activations(self) -> Any:
+    return self._activations or self.embed[...].dtype
 
   def places(self) -> dict[str, phi_lib.PrefixSite | phi_lib.LowRankSite]:
     """The sites at which phi can act."""
@@ -196,7 +208,7 @@ class Llama(nnx.Module):
 
   def embed_tokens(self, tokens: Int[Array, "*batch T"]) -> Float[Array, "*batch T D"]:
     """Input embeddings."""
-    return self.embed[...][tokens]
+    return self.embed[...][tokens].astype(self.activations)
 
   def hidden(
     self,
@@ -232,9 +244,7 @@ class Llama(nnx.Module):
     """Next-token logits, at least float32."""
     table = self.embed if self.config.tie_embeddings else self.head
     wide = jnp.promote_types(x.dtype, jnp.float32)
-    return jnp.einsum(
-      "...d,vd->...v", x, table[...].astype(x.dtype), preferred_element_type=wide
-    )
+    return layers.matmul(x, table[...], [1], wide)
 
   def start(self, phi: Phi | None) -> Int[Array, "#B 1 1"]:
     """The position of a query's first token: the length of the prefix in front of it."""

@@ -93,12 +93,20 @@ class T5(nnx.Module):
   Attributes:
     config: the architecture.
     remat: what the backward pass recomputes: 'none', 'dots' (keeps matrix products) or 'full'.
+    activations: their dtype; that of the embeddings where none is given.
   """
 
   def __init__(
-    self, config: T5Config, *, rngs: nnx.Rngs, dtype: Any = jnp.float32, remat: str = "none"
+    self,
+    config: T5Config,
+    *,
+    rngs: nnx.Rngs,
+    dtype: Any = jnp.float32,
+    remat: str = "none",
+    activations: Any = None,
   ):
     self.config, self.remat = config, layers.check_remat(remat)
+    self._activations = activations
     normal = lambda shape, std: jax.random.normal(rngs.params(), shape, jnp.float32) * std
 
     def stack(block, num_layers):
@@ -125,6 +133,10 @@ class T5(nnx.Module):
     self.decoder_bias, self.decoder_norm = bias(), norm()
     if not config.tie_embeddings:
       self.head = nnx.Param(normal(shape, config.d_model**-0.5).astype(dtype), axes=axes)
+
+  @property
+  def activations(self) -> Any:
+    return self._activations or self.embed[...].dtype
 
   def places(self) -> dict[str, phi_lib.PrefixSite | phi_lib.LowRankSite]:
     """The sites at which phi can act."""
@@ -157,7 +169,7 @@ class T5(nnx.Module):
 
   def embed_tokens(self, tokens: Int[Array, "*batch T"]) -> Float[Array, "*batch T D"]:
     """Input embeddings of both stacks."""
-    return self.embed[...][tokens]
+    return self.embed[...][tokens].astype(self.activations)
 
   def encode(
     self,
@@ -222,7 +234,7 @@ class T5(nnx.Module):
     if self.config.tie_embeddings:
       x = x * self.config.d_model**-0.5
     wide = jnp.promote_types(x.dtype, jnp.float32)
-    return jnp.einsum("...d,vd->...v", x, table[...].astype(x.dtype), preferred_element_type=wide)
+    return layers.matmul(x, table[...], [1], wide)
 
   def __call__(
     self, query: EncoderDecoderQuery, phi: Phi | None = None

@@ -1,12 +1,14 @@
 """phi's two touch points against NumPy written out in loops, and what they add to a program."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from hyperjax.core import masks
-from hyperjax.core.layers import RMSNorm, attend, project
+from hyperjax.core.layers import RMSNorm, attend, matmul, project
 from hyperjax.core.phi import LowRank, Prefix
 
 
@@ -65,6 +67,50 @@ def sequence(dtype=np.float64):
 def prefix_of(*lengths: int, size: int = 5) -> Prefix:
   shape = (len(lengths), size, 2, 3)
   return Prefix(random(3, *shape), random(4, *shape), jnp.asarray(lengths, jnp.int32))
+
+
+MATMULS = [((3, 4), (4, 5), (0,)), ((3, 4), (5, 4), (1,)), ((2, 3, 4, 6), (4, 6, 5, 2), (0, 1))]
+
+
+@pytest.mark.parametrize("shape, kernel, axes", MATMULS)
+@pytest.mark.parametrize("dtypes", [
+  ("bfloat16", "bfloat16"), ("float32", "bfloat16"), ("bfloat16", "float32"),
+  ("float32", "float32"),
+])  # fmt: skip
+def test_a_product_and_its_gradients_are_those_of_rounded_operands(shape, kernel, axes, dtypes):
+  x, w = (
+    jnp.asarray(random(seed, *size), dtype)
+    for seed, size, dtype in zip((0, 1), (shape, kernel), dtypes, strict=True)
+  )
+  narrow = min(dtypes)  # "bfloat16" where there is one
+  exact = [np.asarray(z.astype(narrow), np.float64) for z in (x, w)]
+  inner = tuple(range(len(shape) - len(axes), len(shape)))
+  want = np.tensordot(*exact, (inner, axes))
+  y, back = jax.vjp(lambda x, w: matmul(x, w, axes, jnp.float32), x, w)
+  np.testing.assert_allclose(y, want, rtol=1e-5, atol=1e-5)
+  assert matmul(x, w, axes).dtype == x.dtype
+  g = jnp.asarray(random(2, *y.shape), jnp.float32)
+  rounded = np.asarray(g.astype(narrow), np.float64)
+  outputs = tuple(axis for axis in range(len(kernel)) if axis not in axes)
+  rows = tuple(range(len(shape) - len(axes)))
+  dx = np.tensordot(rounded, exact[1], (tuple(range(len(rows), y.ndim)), outputs))
+  dw = np.moveaxis(np.tensordot(exact[0], rounded, (rows, rows)), range(len(axes)), axes)
+  for ours, reference, like in zip(back(g), (dx, dw), (x, w), strict=True):
+    assert ours.dtype == like.dtype
+    tolerance = 2**-8 if ours.dtype == jnp.bfloat16 else 1e-5  # of a result's last bit
+    np.testing.assert_allclose(
+      np.asarray(ours, np.float64), reference, rtol=tolerance, atol=tolerance
+    )
+
+
+def test_narrow_operands_never_meet_wide_ones_in_a_product():
+  """Neither forward nor in the gradient: XLA would widen the narrow one."""
+  x, w = jnp.ones((3, 4), jnp.float32), jnp.ones((4, 5), jnp.bfloat16)
+  loss = lambda x, w: (matmul(x, w, [0]) ** 2).sum()
+  text = jax.jit(jax.grad(loss, (0, 1))).lower(x, w).as_text()
+  kind = r"tensor<\w+x(\w+)>"
+  products = re.findall(rf"dot_general.* : \({kind}, {kind}\) -> {kind}", text)
+  assert products == [("bf16", "bf16", "f32")] * 3, text
 
 
 @pytest.mark.parametrize("lengths", [None, (5,), (3,), (5, 2), (0, 1)])
