@@ -29,7 +29,7 @@ from hyperjax.hypermodels.tuned import NoPhi
 Record = dict[str, Any]
 
 # Part of what stored answers are named by: raise it where scoring or decoding changes.
-_SCORING = 1
+_SCORING = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,14 +185,14 @@ class Scorer:
       phi = scoring.produce(method.producer, method.downstream, batch.support)
       likelihood = np.asarray(scoring.teacher_forced(method.downstream, phi, batch)[0])
       ids, count = scoring.answers(method.downstream, phi, batch, end, longest)
-      right = self._ranks_right(method.downstream, phi, episodes, group)
+      ranked = self._ranked(method.downstream, phi, episodes, group)
       yield [
         {
           "task": episode.task, "query_id": query.id,
           "input": self.vocabulary.decode(query.input.tolist()),
           **self._compare(ids[row, column, : count[row, column]].tolist(), query, end),
           "log_likelihood": float(likelihood[row, column]), "tokens": len(query.target),
-          **({"option_correct": right[row, column]} if query.options else {}),
+          **ranked.get((row, column), {}),
         }
         for row, episode in enumerate(episodes)
         for column, query in enumerate(episode.queries)
@@ -202,15 +202,18 @@ class Scorer:
     """The texts, and whether the answer ended in time and is the target."""
     ended = tuple(ids[-len(end) :]) == end
     prediction = self.vocabulary.decode(ids[: -len(end)] if ended else ids).strip()
-    target = self.vocabulary.decode(query.target[: -len(end)].tolist()).strip()
+    target = self._target_text(query.target)
     match = int(ended and metrics.exact_match(prediction, target))
     return {"target": target, "prediction": prediction, "exact_match": match}
 
-  def _ranks_right(
+  def _ranked(
     self, downstream, phi, episodes: Sequence[Episode], group: Group
-  ) -> dict[tuple[int, int], int]:
-    """For queries with options, 1 where the target is the likeliest: log-probabilities summed with
-    the terminator, not normalised by length (as T0, arXiv 2110.08207); the first of equals wins."""
+  ) -> dict[tuple[int, int], Record]:
+    """For queries with options, the likeliest one; the first of equals wins.
+
+    By log-probabilities summed over its tokens, terminator included (T0, arXiv 2110.08207), and by
+    their mean over its tokens (MetaICL, arXiv 2110.15943).
+    """
     queries = {
       (row, column): query
       for row, episode in enumerate(episodes)
@@ -222,11 +225,22 @@ class Scorer:
       asked = [eval_sets.with_targets(episode, option) for episode in episodes]
       batch = eval_sets.fill(asked, group, self.batch_size)
       scores.append(np.asarray(scoring.teacher_forced(downstream, phi, batch)[0]))
-    right = {}
+    found = {}
     for (row, column), query in queries.items():
-      best = int(np.argmax([s[row, column] for s in scores[: len(query.options)]]))
-      right[row, column] = int(np.array_equal(query.options[best], query.target))
-    return right
+      total = np.array([s[row, column] for s in scores[: len(query.options)]])
+      likeliest = query.options[int(np.argmax(total))]
+      by_token = query.options[int(np.argmax(total / [len(o) for o in query.options]))]
+      found[row, column] = {
+        "option_correct": int(np.array_equal(likeliest, query.target)),
+        "option": self._target_text(likeliest),
+        "option_by_token": self._target_text(by_token),
+      }
+    return found
+
+  def _target_text(self, ids: np.ndarray) -> str:
+    """The text of a target piece, without its terminator."""
+    end = self.prompt.terminator_ids(self.vocabulary)
+    return self.vocabulary.decode(ids[: -len(end)].tolist()).strip()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
