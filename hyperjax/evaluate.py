@@ -22,7 +22,7 @@ from hyperjax.data.eval_sets import EvalConfig, Group
 from hyperjax.data.manifest import Manifest
 from hyperjax.data.prompts import PromptFormat
 from hyperjax.data.vocabularies import Vocabulary
-from hyperjax.evaluation import metrics, report, scoring
+from hyperjax.evaluation import metrics, report, scores, scoring
 from hyperjax.hypermodels.in_context import InContext
 from hyperjax.hypermodels.tuned import NoPhi
 
@@ -63,6 +63,7 @@ def evaluate(
   runs_by_method: Mapping[str, str],
   episodes: EvalConfig,
   hypermodel: str = "hyperllama",
+  task_metrics: Mapping[str, str] | None = None,
   data: runs.DataFolder | None = None,
   dry_run: bool = False,
 ) -> int:
@@ -76,6 +77,8 @@ def evaluate(
     runs_by_method: {name in the report: folder of a training run}.
     episodes: which queries and supports.
     hypermodel: the run whose recovery is the headline and to which the controls belong.
+    task_metrics: {a task, or the front part of some tasks' names: metric}, in place of the metric
+      that the tasks' source names.
     data: the held-out tasks; those of the hypermodel's own run where None.
     dry_run: print what would be done.
   """
@@ -94,6 +97,8 @@ def evaluate(
 
   vocabulary = vocabularies.load(data.config.vocabulary)
   manifest = data.open(vocabulary)
+  tasks = manifest.select(episodes.include, episodes.exclude)
+  chosen = scores.choose({task: manifest.metrics(task) for task in tasks}, task_metrics)
   loaded = given["model"].load()
   dtype = given["model"].compute_dtype().name
   layout = given["model"].architecture.layout
@@ -117,6 +122,7 @@ def evaluate(
   report.write(
     folder, records, hypermodel=hypermodel, config=run.config, command=run.command,
     curve={name: points for name, points in curve.items() if points} or None,
+    task_metrics=chosen,
   )  # fmt: skip
   return 0
 
@@ -163,10 +169,17 @@ def _answers(
   records = []
   for group in groups:
     for found in scorer.score(method, group):
-      records += found
+      records += [_with_references(record, manifest) for record in found]
       bar.advance(task)
   report.write_whole(file, json.dumps(records).encode())
   return records
+
+
+def _with_references(record: Record, manifest: Manifest) -> Record:
+  """The record with the texts that its answer is compared with, where its task has them."""
+  split = eval_sets.query_split(manifest.splits(record["task"]))
+  found = manifest.store(record["task"], split).references(record["query_id"])
+  return {**record, "references": found} if found else record
 
 
 @dataclasses.dataclass(frozen=True)

@@ -119,8 +119,8 @@ class Manifest:
   Attributes:
     folder: where it lies.
     values: the contents of manifest.json: {"version", "mixture", "tasks": {name: {"rate",
-      "splits": {split: {"store", "kind", "examples", "tokens", "source", ...}}}}, "vocabulary",
-      "prompt", "feature_lengths", "config", "config_hash"}.
+      "metrics", "splits": {split: {"store", "kind", "examples", "tokens", "source", ...}}}},
+      "vocabulary", "prompt", "feature_lengths", "config", "config_hash"}.
   """
 
   folder: pathlib.Path
@@ -153,6 +153,10 @@ class Manifest:
 
   def rate(self, task: str) -> float:
     return self._task(task)["rate"]
+
+  def metrics(self, task: str) -> tuple[str, ...]:
+    """Returns the names of the metrics that the task's source names, its own first."""
+    return tuple(self._task(task).get("metrics", ()))
 
   def splits(self, task: str) -> tuple[str, ...]:
     return tuple(self._task(task)["splits"])
