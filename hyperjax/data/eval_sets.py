@@ -214,7 +214,7 @@ def eval_episodes(
   if support_task is not None:
     other = manifest.splits(support_task)
     split = "train" if "train" in other else other[0]
-    shown = Sampler(manifest, support_task, split, split, num_shots, num_queries)
+    shown = Sampler(manifest, support_task, query_split(other), split, num_shots, num_queries)
   total = asked.num_queries_in_store
   order = schedule.Permutation(total, "evaluation", task)
   ids = [order(i) for i in range(total if max_queries is None else min(max_queries, total))]
