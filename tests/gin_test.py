@@ -43,6 +43,7 @@ FAMILIES = {
 NEEDED = {
   "MODEL_DIR": "no_run", "DATA_DIR": "no_data", "TRAIN_STEPS": "7", "FEWSHOT_DIR": "no_tasks",
   "EVAL_OUTPUT_DIR": "no_report", "TEXT_DIR": "no_text", "NI_DIR": "no_instructions",
+  "METAICL_DIR": "no_metaicl",
 }  # fmt: skip
 
 

@@ -30,7 +30,10 @@ NO_ACCELERATOR = {"CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu"}
 
 
 class Source(Protocol):
-  """A frozen dataclass that registers tasks with seqio; importable without seqio."""
+  """A frozen dataclass that registers tasks with seqio; importable without seqio.
+
+  Its fields are JSON values, and sources that it wraps.
+  """
 
   def register(self) -> None:
     """Registers the tasks and mixtures (imports seqio here, not at import)."""
@@ -82,20 +85,13 @@ class DataConfig:
     values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
     values["prompt"] = self.prompt.to_json()
     values["feature_lengths"] = dict(self.feature_lengths) if self.feature_lengths else None
-    values["sources"] = [
-      {"class": f"{type(source).__module__}:{type(source).__qualname__}",
-       "fields": dataclasses.asdict(source)}
-      for source in self.sources
-    ]  # fmt: skip
+    values["sources"] = list(map(_encoded, self.sources))
     return json.loads(json.dumps(values, default=os.fspath))
 
   @classmethod
   def from_json(cls, values: Mapping) -> "DataConfig":
     """Returns the configuration that `to_json` wrote."""
-    sources = []
-    for source in values["sources"]:
-      module, _, name = source["class"].partition(":")
-      sources.append(getattr(importlib.import_module(module), name)(**source["fields"]))
+    sources = list(map(_decoded, values["sources"]))
     return cls(**{**values, "sources": sources, "prompt": PromptFormat.from_json(values["prompt"])})
 
   def portable(self) -> dict:
@@ -103,13 +99,45 @@ class DataConfig:
     values = self.to_json()
     del values["vocabulary"]
     for source in values["sources"]:
-      for name in _LOCATION_FIELDS:
-        source["fields"].pop(name, None)
+      _forget_locations(source)
     return values
 
   def hash(self) -> str:
     """Returns a hash of `portable`."""
     return digest(self.portable())
+
+
+def _encoded(source: Any) -> dict:
+  """A source as its class and its fields; so are the sources that it wraps."""
+  fields = {field.name: getattr(source, field.name) for field in dataclasses.fields(source)}
+  return {
+    "class": f"{type(source).__module__}:{type(source).__qualname__}",
+    "fields": {
+      name: _encoded(value) if dataclasses.is_dataclass(value) else value
+      for name, value in fields.items()
+    },
+  }
+
+
+def _decoded(values: Mapping) -> Any:
+  """The source that `_encoded` wrote."""
+  module, _, name = values["class"].partition(":")
+  fields = {
+    field: _decoded(value) if _is_source(value) else value
+    for field, value in values["fields"].items()
+  }
+  return getattr(importlib.import_module(module), name)(**fields)
+
+
+def _forget_locations(source: dict) -> None:
+  for name in _LOCATION_FIELDS:
+    source["fields"].pop(name, None)
+  for value in filter(_is_source, source["fields"].values()):
+    _forget_locations(value)
+
+
+def _is_source(value: Any) -> bool:
+  return isinstance(value, Mapping) and value.keys() == {"class", "fields"}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -107,6 +107,10 @@ def check_names(
 def text(value: Any, where: str) -> str:
   """Returns a value as text; `where` opens the error's sentence."""
   if isinstance(value, str):
+    try:
+      value.encode()  # JSON may write half a surrogate pair, which no file and no tokenizer takes
+    except UnicodeEncodeError as e:
+      raise ValueError(f"{where} is not Unicode text: {e}") from e
     return value
   if isinstance(value, int | float) and not isinstance(value, bool):
     return str(value)
