@@ -6,8 +6,8 @@ from hyperjax.evaluation import report, scores
 
 
 def record(task="a.x", seed=0, **more):
-  return {"task": task, "seed": seed, "query_id": 0, "target": "yes", "prediction": "yes",
-          "exact_match": 1, "log_likelihood": -1.0, **more}  # fmt: skip
+  return {"task": task, "seed": seed, "query_id": 0, "input": "?", "target": "yes",
+          "prediction": "yes", "exact_match": 1, "log_likelihood": -1.0, **more}  # fmt: skip
 
 
 def option(target: str, by_token: str, correct: int = 0, **more):
