@@ -42,7 +42,7 @@ FAMILIES = {
 }  # fmt: skip
 NEEDED = {
   "MODEL_DIR": "no_run", "DATA_DIR": "no_data", "TRAIN_STEPS": "7", "FEWSHOT_DIR": "no_tasks",
-  "EVAL_OUTPUT_DIR": "no_report", "TEXT_DIR": "no_text",
+  "EVAL_OUTPUT_DIR": "no_report", "TEXT_DIR": "no_text", "P3_DIR": "no_p3",
 }  # fmt: skip
 
 
