@@ -43,7 +43,7 @@ FAMILIES = {
 NEEDED = {
   "MODEL_DIR": "no_run", "DATA_DIR": "no_data", "TRAIN_STEPS": "7", "FEWSHOT_DIR": "no_tasks",
   "EVAL_OUTPUT_DIR": "no_report", "TEXT_DIR": "no_text", "NI_DIR": "no_instructions",
-  "METAICL_DIR": "no_metaicl",
+  "METAICL_DIR": "no_metaicl", "P3_DIR": "no_p3",
 }  # fmt: skip
 
 
