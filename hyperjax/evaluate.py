@@ -25,6 +25,7 @@ from hyperjax.data.vocabularies import Vocabulary
 from hyperjax.evaluation import metrics, report, scores, scoring
 from hyperjax.hypermodels.in_context import InContext
 from hyperjax.hypermodels.tuned import NoPhi
+from hyperjax.models import families
 
 Record = dict[str, Any]
 
@@ -64,6 +65,7 @@ def evaluate(
   episodes: EvalConfig,
   hypermodel: str = "hyperllama",
   task_metrics: Mapping[str, str] | None = None,
+  architecture: families.Config | None = None,
   data: runs.DataFolder | None = None,
   dry_run: bool = False,
 ) -> int:
@@ -79,6 +81,7 @@ def evaluate(
     hypermodel: the run whose recovery is the headline and to which the controls belong.
     task_metrics: {a task, or the front part of some tasks' names: metric}, in place of the metric
       that the tasks' source names.
+    architecture: what the runs' model is taken for; not checked where None.
     data: the held-out tasks; those of the hypermodel's own run where None.
     dry_run: print what would be done.
   """
@@ -88,6 +91,11 @@ def evaluate(
       "RUNS, or set evaluate.hypermodel"
     )
   given = launch.configured(runs_by_method[hypermodel], "hyperjax.train", "train")
+  if architecture not in (None, given["model"].architecture):
+    raise ValueError(
+      f"the runs' model is {given['model'].architecture}, not {architecture}: name its file of "
+      "gin/models"
+    )
   data = data or given["data"].held_out
   if dry_run:
     print(f"methods    zero_shot, in_context, {', '.join(runs_by_method)}, 3 controls")
