@@ -32,8 +32,7 @@ FROZEN = {
 BOTH = ("llama", "t5")
 FAMILIES = {
   **dict.fromkeys(
-    ("hyperllama", "hyperllama_full", "hyperllama_lora", "gisting", "few_shot_lora",
-     "prompt_tuning"), BOTH[:1],
+    ("hyperllama", "hyperllama_full", "hyperllama_lora", "gisting", "few_shot_lora"), BOTH[:1],
   ),
   **dict.fromkeys(
     ("gisting_t5", "gisting_t5_full", "hypert5_prefix", "hypert5_lora", "hypert5_prefix_plus",

@@ -1,19 +1,20 @@
-"""The layers that all downstream models share, and phi's two touch points: `project` and `attend`.
+"""The layers that all downstream models share, and phi's touch points: `project`, `attend` and
+`embed`.
 
 Activations are [B, M, T, D]: B episodes, M queries of each (1 for a support), T tokens.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from hyperjax.core.masks import Mask
-from hyperjax.core.phi import LowRank, Prefix
+from hyperjax.core.phi import LowRank, Prefix, Prompt
 from hyperjax.core.positions import Bias
 
 # What the backward pass of a layer recomputes.
@@ -158,6 +159,35 @@ def attend(
     out = jnp.einsum("bmkgtp,bpkh->bmtkgh", weights[..., :size], value)
     out += jnp.einsum("bmkgts,bmskh->bmtkgh", weights[..., size:], v)
   return out.reshape(batch, queries, length, num_heads, head_dim)
+
+
+def embed(
+  embed_tokens: Callable[[Array], Array],
+  tokens: Int[Array, "B M T"],
+  length: Int[Array, "B M"],
+  prompt: Prompt | None = None,
+) -> tuple[Float[Array, "B M _ D"], Int[Array, "B M"]]:
+  """Embedded texts, right behind phi's prompt where it has one (touch point 3).
+
+      prompt length=2 of P=3, text length=1 of T=2        p p t . .
+
+  Args:
+    embed_tokens: tokens [*batch] -> embeddings [*batch, D].
+    tokens, length: the texts, and how much of each is real.
+    prompt: P more rows for every text.
+
+  Returns:
+    The embeddings, and how many of each row are real.
+  """
+  if prompt is None:
+    return embed_tokens(tokens), length
+  value, before = prompt.value[0], prompt.length[0][:, None]
+  size = tokens.shape[2]
+  at = jnp.arange(value.shape[1] + size) - before[..., None]
+  # Tokens move to their places, not embeddings: nothing is scattered in the backward pass.
+  x = embed_tokens(jnp.take_along_axis(tokens, jnp.clip(at, 0, size - 1), 2))
+  value = jnp.pad(value.astype(x.dtype), [(0, 0), (0, size), (0, 0)])[:, None]
+  return jnp.where(at[..., None] < 0, value, x), length + before
 
 
 class RMSNorm(nnx.Module):
