@@ -57,7 +57,7 @@ def project(
 def matmul(
   x: Float[Array, "..."], w: Float[Array, "..."], axes: Sequence[int], dtype: Any = None
 ) -> Float[Array, "..."]:
-  """x W: where one of both has half precision, products have it and sums are float32; else as x.
+  """x W: where one of both has half precision, products are of operands in it; else of x's dtype.
 
   Args:
     x: [*rows, *inputs].
@@ -66,12 +66,10 @@ def matmul(
     dtype: of the result [*rows, *outputs]; x's, where None.
   """
   narrow = min(x.dtype, w.dtype, key=lambda d: d.itemsize)
-  axes = tuple(axes)
+  axes, dtype = tuple(axes), jnp.dtype(dtype or x.dtype)
   if narrow.itemsize >= 4:
-    y = _contract(x, w.astype(x.dtype), axes, x.dtype)
-  else:
-    y = _narrow_matmul(x, w, axes, (narrow, x.dtype, w.dtype))
-  return y.astype(dtype or x.dtype)
+    return _contract(x, w.astype(x.dtype), axes, dtype)
+  return _narrow_matmul(x, w, axes, (narrow, dtype, x.dtype, w.dtype))
 
 
 def _contract(x, w, axes, dtype):
@@ -79,28 +77,28 @@ def _contract(x, w, axes, dtype):
   return jnp.tensordot(x, w, (inner, axes), preferred_element_type=dtype)
 
 
-# JAX's own gradient would multiply the float32 cotangent by narrow operands. No machine has
+# JAX's own gradient would multiply a float32 cotangent by narrow operands. No machine has
 # instructions for that, and CPUs have fast ones for narrow operands with a float32 result only.
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _narrow_matmul(x, w, axes, dtypes):
-  return _contract(x.astype(dtypes[0]), w.astype(dtypes[0]), axes, jnp.float32)
+  return _narrow_forward(x, w, axes, dtypes)[0]
 
 
 def _narrow_forward(x, w, axes, dtypes):
-  x, w = x.astype(dtypes[0]), w.astype(dtypes[0])
-  return _contract(x, w, axes, jnp.float32), (x, w)
+  narrow, dtype, *_ = dtypes
+  x, w = x.astype(narrow), w.astype(narrow)
+  return _contract(x, w, axes, dtype), (x, w)
 
 
 def _narrow_backward(axes, dtypes, operands, cotangent):
   x, w = operands
-  narrow, x_dtype, w_dtype = dtypes
+  narrow, _, x_dtype, w_dtype = dtypes
   g = cotangent.astype(narrow)
   outputs = tuple(axis for axis in range(w.ndim) if axis not in axes)
   rows = tuple(range(x.ndim - len(axes)))
-  dx = _contract(g, w, outputs, jnp.float32)
-  dw = jnp.tensordot(x, g, (rows, rows), preferred_element_type=jnp.float32)
-  dw = jnp.moveaxis(dw, range(len(axes)), axes)
-  return dx.astype(x_dtype), dw.astype(w_dtype)
+  dx = _contract(g, w, outputs, x_dtype)
+  dw = jnp.tensordot(x, g, (rows, rows), preferred_element_type=w_dtype)
+  return dx, jnp.moveaxis(dw, range(len(axes)), axes)
 
 
 _narrow_matmul.defvjp(_narrow_forward, _narrow_backward)

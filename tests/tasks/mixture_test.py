@@ -27,7 +27,8 @@ def test_parts_have_their_weights_and_keep_their_own_rates(tmp_path):
   assert DataConfig.from_json(config.to_json()).hash() == config.hash()
   manifest = build_lib.build(config, tmp_path / "out", vocabulary=Bytes())
   rates = {task: manifest.rate(task) for task in manifest.tasks}
-  assert rates == pytest.approx({"mixed_a.one": 1 / 8, "mixed_a.two": 1 / 8, "mixed_b.three": 3 / 4})
+  want = {"mixed_a.one": 1 / 8, "mixed_a.two": 1 / 8, "mixed_b.three": 3 / 4}
+  assert rates == pytest.approx(want)
 
 
 @pytest.mark.parametrize("rates, message", [
