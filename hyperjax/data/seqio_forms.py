@@ -11,9 +11,11 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
+from hyperjax.data import layouts
 from hyperjax.data.caclm import CaclmConfig, CaclmStream
 from hyperjax.data.episodes import Episode, EpisodeConfig, TrainStream
 from hyperjax.data.eval_sets import eval_episodes
+from hyperjax.data.layouts import Layout
 from hyperjax.data.loader import Stream, fit, to_batch
 from hyperjax.data.manifest import Manifest
 from hyperjax.data.shapes import BatchShape
@@ -23,12 +25,13 @@ FEATURES = ("hyper_inputs", "inputs", "targets")
 
 def register_train_form(
   folder: str | os.PathLike, config: EpisodeConfig | CaclmConfig, *, seed: int, batch_size: int,
-  num_steps: int,
+  num_steps: int, layout: str = "decoder",
 ) -> str:  # fmt: skip
   """Registers the training stream of a data folder as one task with the split `train`.
 
   Its examples follow the loader's order: by step, row and query. A seed given to seqio
-  (`get_dataset(seed=...)`) takes the place of `seed`.
+  (`get_dataset(seed=...)`) takes the place of `seed`; `layout` is that of the downstream model's
+  queries.
 
   Returns:
     The task's name: `hyper_<mixture>`, or `caclm_<mixture>` for a `CaclmConfig`.
@@ -38,13 +41,13 @@ def register_train_form(
 
   def stream(seed: int) -> Stream:
     kind = CaclmStream if caclm else TrainStream
-    return kind(manifest, config, seed=seed, batch_size=batch_size)
+    return kind(manifest, config, seed=seed, batch_size=batch_size, layout=layout)
 
   def rows(seed: int) -> Iterator[dict]:
     episodes = stream(seed)
     for step in range(num_steps):
       for row in range(batch_size):
-        yield from _examples(episodes.episode(step, row), episodes.bucket(step))
+        yield from _examples(episodes.episode(step, row), episodes.bucket(step), episodes.layout)
 
   name = f"{'caclm' if caclm else 'hyper'}_{manifest.values['mixture']}"
   _add(name, manifest, "train", lambda given: rows(seed if given is None else given))
@@ -52,14 +55,16 @@ def register_train_form(
 
 
 def register_eval_forms(
-  folder: str | os.PathLike, *, num_shots: int, num_queries: int, max_queries: int | None, seed: int
-) -> str:
+  folder: str | os.PathLike, *, num_shots: int, num_queries: int, max_queries: int | None,
+  seed: int, layout: str = "decoder",
+) -> str:  # fmt: skip
   """Registers the evaluation episodes of every task, and a mixture over them, split `test`.
 
   Returns:
     The mixture's name, `hyper_<mixture>_eval`; its tasks are `hyper_<task>_eval`.
   """
   manifest = Manifest.load(folder)
+  laid = layouts.of(layout, manifest.vocabulary)
   names = []
   for task in manifest.tasks:
 
@@ -69,7 +74,7 @@ def register_eval_forms(
         seed=seed if given is None else given,
       )  # fmt: skip
       for episode in episodes:
-        yield from _examples(episode, fit([episode]))
+        yield from _examples(episode, fit([episode], laid), laid)
 
     names.append(f"hyper_{task}_eval")
     _add(names[-1], manifest, "test", rows)
@@ -80,15 +85,17 @@ def register_eval_forms(
   return mixture
 
 
-def _examples(episode: Episode, shape: BatchShape) -> Iterator[dict[str, np.ndarray]]:
-  batch, _ = to_batch([episode], shape)
+def _examples(
+  episode: Episode, shape: BatchShape, layout: Layout
+) -> Iterator[dict[str, np.ndarray]]:
+  batch, _ = to_batch([episode], shape, layout)
+  tokens, length = batch.query.prompts()
   support = batch.support.tokens[0, : batch.support.length[0]]
   for column in range(len(episode.queries)):
-    start = batch.query.target_index[0, column, 0] + 1
     real = batch.weights[0, column] > 0
     yield {
       "hyper_inputs": support,
-      "inputs": batch.query.tokens[0, column, :start],
+      "inputs": tokens[0, column, : length[0, column]],
       "targets": batch.targets[0, column][real],
     }
 

@@ -1,6 +1,7 @@
 """The seqio tasks in hyper form hold the loader's tokens."""
 
 import itertools
+import json
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from hyperjax.data.caclm import CaclmConfig, CaclmStream
 from hyperjax.data.episodes import EpisodeConfig, TrainStream
 from hyperjax.data.eval_sets import eval_episodes
 from hyperjax.data.loader import Loader
+from hyperjax.data.manifest import Manifest
 from hyperjax.data.seqio_forms import register_eval_forms, register_train_form
 from tests.data.fakes import numbered, write_folder
 
@@ -21,22 +23,29 @@ def flat(stream, steps):
       for row, column in np.ndindex(batch.query.length.shape):
         real = batch.weights[row, column] > 0
         if real.any():
-          start = batch.query.target_index[row, column, 0] + 1
+          tokens, length = batch.query.prompts()
           yield (
             batch.support.tokens[row, : batch.support.length[row]].tolist(),
-            batch.query.tokens[row, column, :start].tolist(),
+            tokens[row, column, : length[row, column]].tolist(),
             batch.targets[row, column][real].tolist(),
           )
 
 
+@pytest.mark.parametrize("layout", ["decoder", "encoder_decoder"])
 @pytest.mark.parametrize("seed", [None, 7])
-def test_the_first_hundred_examples_are_the_loaders(tmp_path, seed):
+def test_the_first_hundred_examples_are_the_loaders(tmp_path, seed, layout):
   tasks = {"a": numbered(12), "b": numbered(30, "with a longer input than can be held ")}
-  manifest = write_folder(tmp_path, tasks, adds_bos=True)
+  write_folder(tmp_path, tasks, adds_bos=True)
+  values = json.loads((tmp_path / "manifest.json").read_text())
+  values["vocabulary"]["adds_eos"] = layout == "encoder_decoder"  # as T5's
+  (tmp_path / "manifest.json").write_text(json.dumps(values))
+  manifest = Manifest.load(tmp_path)
   config = EpisodeConfig(num_shots=(3, 5), num_queries=4, limit=(96, 24, 8))  # so much is cut
-  name = register_train_form(tmp_path, config, seed=3, batch_size=2, num_steps=20)
+  name = register_train_form(
+    tmp_path, config, seed=3, batch_size=2, num_steps=20, layout=layout
+  )
   assert name == "hyper_made_up"
-  stream = TrainStream(manifest, config, seed=seed or 3, batch_size=2)
+  stream = TrainStream(manifest, config, seed=seed or 3, batch_size=2, layout=layout)
   dataset = seqio.get_mixture_or_task(name).get_dataset(
     None, "train", shuffle=False, seed=seed, use_cached=False
   )
@@ -46,6 +55,9 @@ def test_the_first_hundred_examples_are_the_loaders(tmp_path, seed):
     for row in itertools.islice(dataset.as_numpy_iterator(), 100)
   ]
   assert len(expected) == 100 and found == expected
+  if layout == "encoder_decoder":
+    eos = manifest.vocabulary["eos_id"]
+    assert all(support[-1] == source[-1] == eos for support, source, _ in found)
   assert {value.dtype.name for value in dataset.element_spec.values()} == {"int32"}
 
 
