@@ -39,6 +39,7 @@ setup(
   package_data={
     **dict.fromkeys(TASKS, ["*.json", "*.txt"]),
     **dict.fromkeys(CONFIGS, ["*.gin"]),
+    "hyperjax.evaluation": ["*.json"],
   },
   install_requires=[
     "absl-py",
@@ -75,6 +76,8 @@ setup(
     "test": [
       "beartype",
       "hypothesis",
+      # The last that carries a browser, in which the tests open the page of `hyperjax report`.
+      "kaleido<1",
       "peft",
       "pytest",
       "pytest-xdist",

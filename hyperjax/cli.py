@@ -12,6 +12,7 @@ COMMANDS = {
   "data": ("hyperjax.data.__main__", "build the token stores of a run's tasks"),
   "train": ("hyperjax.train", "train a hypermodel (or gisting) on episodes or text"),
   "evaluate": ("hyperjax.evaluate", "compare methods on held-out tasks; write a report"),
+  "report": ("hyperjax.report", "put finished evaluations side by side, in one HTML page"),
   "tune": ("hyperjax.tune", "tune phi on single tasks, from generated and other starts"),
   "adapt": ("hyperjax.adapt", "turn a few examples into an adapter, in one forward pass"),
   "predict": ("hyperjax.predict", "answer inputs with the base model and an adapter"),

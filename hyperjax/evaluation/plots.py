@@ -9,6 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 Curve = Mapping[str, Sequence[Sequence[int | float]]]  # {method: (minutes, exact match) pairs}
+_Style = Mapping[str, Mapping[str, str]]  # {method: colour and marker}
 
 LABELS = {
   "zero_shot": "zero-shot",
@@ -21,7 +22,7 @@ LABELS = {
 }
 # Okabe and Ito's colours, told apart by most colour-blind readers; shapes differ as well.
 COLOURS = ["#999999", "#CC79A7", "#E69F00", "#56B4E9", "#D55E00", "#444444", "#009E73", "#0072B2"]
-MARKERS = ["|", "x", "+", "s", "o", "D", "^", "v"]
+MARKERS = ["|", "x", "+", "s", "o", "D", "^", "v", "*"]
 SMALL_GAIN = 0.05  # a task in which in-context gains less has no recovery worth drawing
 RECOVERY_RANGE = (-0.5, 1.5)
 
@@ -36,8 +37,8 @@ def ordered(methods: Sequence[str]) -> list[str]:
   return [m for m in LABELS if m in methods] + [m for m in methods if m not in LABELS]
 
 
-def _style(methods: Sequence[str]) -> dict[str, dict[str, str]]:
-  names = [*LABELS, *(m for m in methods if m not in LABELS)]
+def _style(methods: Sequence[str]) -> _Style:
+  names = dict.fromkeys([*LABELS, *methods])
   return {
     name: {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
     for i, name in enumerate(names)
@@ -57,30 +58,44 @@ def _clean(axes: Axes, grid: str) -> None:
   axes.spines[["top", "right"]].set_visible(False)
 
 
+def _bars(axes: Axes, scores: Mapping[str, Mapping[str, float]], style: _Style) -> None:
+  """Draws a bar per method, from top to bottom, with its interval."""
+  methods = ordered(list(scores))[::-1]
+  for row, method in enumerate(methods):
+    found = scores[method]
+    axes.barh(row, found["mean"], color=style[method]["color"], height=0.62)
+    axes.plot([found["low"], found["high"]], [row, row], color="black", linewidth=1.5)
+    axes.text(max(found["high"], found["mean"]) + 0.01, row, f"{found['mean']:.3f}", va="center")
+  axes.set_yticks(range(len(methods)), [label(m) for m in methods])
+  axes.set_xlim(0, 1)
+  _clean(axes, "x")
+
+
+def _dots(
+  axes: Axes, scores: Mapping[str, Mapping[str, float]], methods: Sequence[str], style: _Style
+) -> None:
+  """Draws a row per task or family, from bottom to top, with a mark per method."""
+  for row, found in enumerate(scores.values()):
+    ends = [min(found.values()), max(found.values())]
+    axes.plot(ends, [row, row], color="#dddddd", linewidth=2, zorder=1)
+  marks = {"linestyle": "", "markersize": 7, "markeredgewidth": 1.6, "clip_on": False}
+  for method in methods:
+    rows = {row: found[method] for row, found in enumerate(scores.values()) if method in found}
+    axes.plot(list(rows.values()), list(rows), label=label(method), **marks, **style[method])
+  axes.set_yticks(range(len(scores)), list(scores), fontsize=9, parse_math=False)
+  axes.set_xlim(-0.02, 1.02)
+  axes.set_ylim(-0.6, len(scores) - 0.4)
+  _clean(axes, "x")
+
+
 def tasks(results: Mapping[str, Any], hypermodel: str) -> bytes:
   """Draws a row per task: exact match of every method (left), the hypermodel's recovery (right)."""
   per_task, methods = results["tasks"], ordered(list(results["methods"]))
   by_gain = sorted(per_task, key=lambda t: per_task[t]["in_context"]["exact_match"])
-  style, rows = _style(methods), range(len(by_gain))
-  figure = Figure(figsize=(11, 1.6 + 0.27 * len(by_gain)))
+  style, figure = _style(methods), Figure(figsize=(11, 1.6 + 0.27 * len(by_gain)))
   left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
-  for row, task in enumerate(by_gain):
-    scores = [per_task[task][method]["exact_match"] for method in methods]
-    left.plot([min(scores), max(scores)], [row, row], color="#dddddd", linewidth=2, zorder=1)
-  for method in methods:
-    scores = [per_task[task][method]["exact_match"] for task in by_gain]
-    left.plot(
-      scores,
-      rows,
-      linestyle="",
-      markersize=7,
-      markeredgewidth=1.6,
-      label=label(method),
-      clip_on=False,
-      **style[method],
-    )
-  left.set_yticks(rows, by_gain, fontsize=9)
-  left.set_xlim(-0.02, 1.02)
+  scores = {task: {m: per_task[task][m]["exact_match"] for m in methods} for task in by_gain}
+  _dots(left, scores, methods, style)
   left.set_xlabel("exact match")
   left.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False, fontsize=9)
   low, high = RECOVERY_RANGE
@@ -100,28 +115,64 @@ def tasks(results: Mapping[str, Any], hypermodel: str) -> bytes:
   right.set_xlim(low, high)
   right.set_xticks([-0.5, 0, 0.5, 1, 1.5], ["", "0", "0.5", "1", "1.5"])
   right.set_xlabel(f"recovery of {label(hypermodel)} (1 = in-context)")
-  left.set_ylim(-0.6, len(by_gain) - 0.4)
-  for axes in (left, right):
-    _clean(axes, "x")
+  _clean(right, "x")
   figure.subplots_adjust(wspace=0.04)
   return _png(figure)
 
 
 def summary(results: Mapping[str, Any]) -> bytes:
   """Draws the macro-averaged exact match of every method with its interval."""
-  methods = ordered(list(results["methods"]))
-  style, figure = _style(methods), Figure(figsize=(7, 0.9 + 0.42 * len(methods)))
+  methods = {m: found["exact_match"] for m, found in results["methods"].items()}
+  figure = Figure(figsize=(7, 0.9 + 0.42 * len(methods)))
   axes = figure.subplots()
-  for row, method in enumerate(reversed(methods)):
-    found = results["methods"][method]["exact_match"]
-    axes.barh(row, found["mean"], color=style[method]["color"], height=0.62)
-    axes.plot([found["low"], found["high"]], [row, row], color="black", linewidth=1.5)
-    axes.text(max(found["high"], found["mean"]) + 0.01, row, f"{found['mean']:.3f}", va="center")
-  axes.set_yticks(range(len(methods)), [label(m) for m in reversed(methods)])
-  axes.set_xlim(0, 1)
+  _bars(axes, methods, _style(list(methods)))
   axes.set_xlabel(f"macro exact match over {len(results['tasks'])} tasks, 95% intervals over tasks")
-  _clean(axes, "x")
   return _png(figure)
+
+
+def runs(scores: Mapping[str, Mapping[str, Mapping[str, float]]]) -> bytes:
+  """Draws a panel per run: the score of every method with its interval.
+
+  Args:
+    scores: {run: {method: {"mean", "low", "high"}}}.
+  """
+  style = _style([method for methods in scores.values() for method in methods])
+  figure, panels = _panels({run: 0.42 * len(methods) for run, methods in scores.items()}, 7.0)
+  for axes, methods in zip(panels, scores.values(), strict=True):
+    _bars(axes, methods, style)
+  panels[-1].set_xlabel("score, 95% intervals over tasks")
+  return _png(figure)
+
+
+def families(scores: Mapping[str, Mapping[str, Mapping[str, float]]]) -> bytes:
+  """Draws a panel per run: a row per family with the score of every method.
+
+  Args:
+    scores: {run: {family: {method: mean}}}.
+  """
+  methods = [m for found in scores.values() for family in found.values() for m in family]
+  methods = ordered(list(dict.fromkeys(methods)))
+  style = _style(methods)
+  figure, panels = _panels({run: 0.27 * len(found) for run, found in scores.items()}, 8.0)
+  for axes, found in zip(panels, scores.values(), strict=True):
+    _dots(axes, found, methods, style)
+  panels[-1].set_xlabel("score")
+  place = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 2.5}
+  panels[0].legend(ncols=3, frameon=False, fontsize=9, **place)
+  return _png(figure)
+
+
+def _panels(heights: Mapping[str, float], width: float) -> tuple[Figure, list[Axes]]:
+  """Returns a figure of titled panels below one another, {title: height in inches}."""
+  gap, tall = 0.45, list(heights.values())
+  figure = Figure(figsize=(width, sum(tall) + gap * (len(tall) - 1)))
+  panels = figure.subplots(
+    len(tall), sharex=True, squeeze=False, height_ratios=tall,
+    gridspec_kw={"top": 1, "bottom": 0, "hspace": gap * len(tall) / sum(tall)},
+  )[:, 0]  # fmt: skip
+  for axes, title in zip(panels, heights, strict=True):
+    axes.set_title(title, loc="left", fontsize=10, parse_math=False)
+  return figure, list(panels)
 
 
 def steps(results: Mapping[str, Any]) -> bytes:
