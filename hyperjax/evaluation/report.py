@@ -29,7 +29,7 @@ FIGURES = {
   "log_likelihood": "log_likelihood",
   "option_accuracy": "option_correct",
 }
-RECOVERED = ("exact_match", "log_likelihood")
+RECOVERED = ("exact_match", "log_likelihood", "score")
 NEEDED = ("zero_shot", "in_context")
 LIBRARIES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy")
 SAMPLES_PER_TASK = 2
@@ -152,6 +152,7 @@ def summarise(
         values[figure][method], values[figure]["zero_shot"], values[figure]["in_context"]
       )
       for figure in RECOVERED
+      if figure in values
     }
     for method in methods
     if method not in NEEDED
