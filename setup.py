@@ -58,6 +58,7 @@ setup(
     "numpy",
     "optax",
     "orbax-checkpoint",
+    "pyarrow",
     "rich",
     "rouge-score",
     "safetensors",

@@ -62,14 +62,14 @@ def values(path: str | os.PathLike) -> list[tuple[str, Any]]:
   except UnicodeDecodeError as e:
     raise ValueError(f"{path} is not a text file in UTF-8 ({e})") from e
   if path.suffix == ".json":
-    whole = _parse(contents, str(path))
+    whole = parse(contents, str(path))
     if not isinstance(whole, list):
       raise ValueError(f"{path} must hold a list of objects, not {type(whole).__name__}")
     found = [(f"{path}, row {number}", value) for number, value in enumerate(whole, 1)]
   else:
     # Not splitlines(): a JSON string may hold the other characters that end a line in Unicode.
     lines = [(f"{path}, line {n}", line) for n, line in enumerate(contents.split("\n"), 1)]
-    found = [(where, _parse(line, where)) for where, line in lines if line.strip()]
+    found = [(where, parse(line, where)) for where, line in lines if line.strip()]
   if not found:
     raise ValueError(f"{path} holds no rows")
   return found
@@ -100,11 +100,12 @@ def text(value: Any, where: str) -> str:
   raise ValueError(f"{where} must be text or a number, not {value!r}")
 
 
-def _parse(contents: str, where: str) -> Any:
+def parse(contents: str, where: str) -> Any:
+  """Returns a JSON value; what is none is a ValueError that `where` opens."""
   try:
     return json.loads(contents)
   except json.JSONDecodeError as e:
     line = f"line {e.lineno}, " if "\n" in contents else ""
     raise ValueError(f"{where}: not JSON: {e.msg} ({line}column {e.colno})") from e
-  except ValueError as e:
+  except (ValueError, RecursionError) as e:
     raise ValueError(f"{where}: not JSON: {e}") from e
