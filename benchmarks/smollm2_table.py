@@ -16,6 +16,8 @@ import sys
 
 import commands
 
+from hyperjax import launch
+
 MODEL = "models/smollm2_135m.gin"
 DATA = "data/function_vectors.gin"
 # {row of the table: system file}
@@ -29,6 +31,16 @@ SYSTEMS = {
 }
 
 
+# What is tuned on single tasks, besides the prefixes on few examples that `starts` tunes.
+TUNED = {
+  "prefix_more": "@prefix/more/tune.Method()",
+  "lora_few": "@lora/tune.Method()",
+  "lora_more": "@lora/more/tune.Method()",
+  "full_few": "@full/tune.Method()",
+  "full_more": "@full/more/tune.Method()",
+}
+
+
 def parser() -> argparse.ArgumentParser:
   p = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -36,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
   p.add_argument("--fewshot_dir", required=True, help="the folder of the function-vectors tasks")
   p.add_argument("--text_dir", required=True, help="a folder of .txt files for CACLM")
   p.add_argument("--out", type=pathlib.Path, required=True, help="folder of runs and reports")
-  p.add_argument("--steps", type=int, default=160, help="of each multi-task system")
+  p.add_argument("--steps", type=int, default=240, help="of each multi-task system")
   p.add_argument("--caclm_share", type=float, default=0.5, help="of the steps, for CACLM first")
   p.add_argument("--seed", type=int, default=0, help="of training")
   p.add_argument("--max_queries", type=int, default=40, help="per held-out task")
@@ -50,9 +62,11 @@ def command(module: str, files: list[str], macros: dict) -> None:
 
 def main() -> int:
   args = parser().parse_args()
+  commands.check_same(args.out, {name: v for name, v in vars(args).items() if name != "out"})
+  machine = {"DTYPE": "'bfloat16'", "REMAT": "'none'", "RANDOM_SEED": args.seed}
   shared = {
-    "FEWSHOT_DIR": args.fewshot_dir, "DATA_DIR": args.out / "data", "BATCH_SIZE": 3,
-    "NUM_QUERIES": 6, "EPISODE_LIMIT": "(160, 24, 8)", "MAX_BUCKETS": 3, "RANDOM_SEED": args.seed,
+    **machine, "FEWSHOT_DIR": args.fewshot_dir, "DATA_DIR": args.out / "data", "BATCH_SIZE": 3,
+    "NUM_QUERIES": 6, "EPISODE_LIMIT": "(160, 24, 8)", "MAX_BUCKETS": 3,
   }  # fmt: skip
   runs = {}
   for name, system in SYSTEMS.items():
@@ -67,8 +81,8 @@ def main() -> int:
   command("hyperjax.train", [
     MODEL, "systems/hyperllama.gin", "data/text.gin", "runs/hyperpretrain.gin"
   ], {
-    "TEXT_DIR": args.text_dir, "DATA_DIR": args.out / "texts", "MODEL_DIR": pretrained,
-    "TRAIN_STEPS": first, "BATCH_SIZE": 2, "RANDOM_SEED": args.seed,
+    **machine, "TEXT_DIR": args.text_dir, "DATA_DIR": args.out / "texts", "MODEL_DIR": pretrained,
+    "TRAIN_STEPS": first, "BATCH_SIZE": 2,
   })  # fmt: skip
   command("hyperjax.train", [MODEL, "systems/hyperllama.gin", DATA, "runs/mtf.gin"], {
     **shared, "MODEL_DIR": runs["hyperllama_caclm"], "TRAIN_STEPS": args.steps - first,
@@ -86,7 +100,8 @@ def main() -> int:
     "MEASURE": measure,
   })  # fmt: skip
   command("hyperjax.tune", ["runs/tune_baselines.gin"], {
-    **tuning, "TUNE_OUTPUT_DIR": args.out / "tuned", "MEASURE": (0, args.tune_steps),
+    **tuning, "TUNE_OUTPUT_DIR": args.out / "tuned", "MEASURE": (args.tune_steps,),
+    "tune.tune.methods": "{" + ", ".join(f"'{k}': {v}" for k, v in TUNED.items()) + "}",
   })  # fmt: skip
   print(_table(args.out))
   return 0
@@ -96,13 +111,16 @@ def _table(out: pathlib.Path) -> str:
   """Exact match of every row, those tuned on single tasks last."""
   report = json.loads((out / "report" / "results.json").read_text())
   rows = {name: found["exact_match"] for name, found in report["methods"].items()}
-  tuned = json.loads((out / "tuned" / "results.json").read_text())["methods"]
-  rows |= {name: points[-1]["exact_match"] for name, points in tuned.items()}
+  starts, tuned = (
+    json.loads((out / name / "results.json").read_text())["methods"] for name in ("starts", "tuned")
+  )
+  for name, points in {"prefix_few": starts["random"], **tuned}.items():
+    rows[name] = points[-1]["exact_match"]
   lines = ["| method | exact match | 95% interval over tasks |", "|---|---|---|"]
   for name, found in rows.items():
     lines.append(f"| {name} | {found['mean']:.3f} | {found['low']:.3f} to {found['high']:.3f} |")
   text = "\n".join(lines)
-  (out / "table.md").write_text(text + "\n")
+  launch.write_whole(out, "table.md", text + "\n")
   return text
 
 

@@ -219,27 +219,11 @@ def run(cell: Cell, out: pathlib.Path, dry_run: bool) -> None:
     commands.run(cell.module, cell.arguments)
 
 
-def check_same(args: argparse.Namespace) -> None:
-  """A folder holds one experiment: what is finished in it is not made again.
-
-  Raises:
-    SystemExit: the folder was made with other arguments.
-  """
-  given = {name: str(value) for name, value in vars(args).items() if name not in ("out", "dry_run")}
-  given["rules"] = f"version {rules.VERSION}"
-  file = args.out / "arguments.json"
-  if not file.exists():
-    launch.write_whole(args.out, file.name, json.dumps(given, indent=2) + "\n")
-  before = json.loads(file.read_text())
-  for name, value in given.items():
-    if before.get(name) != value:
-      sys.exit(f"{file}: made with {name} {before.get(name)}, not {value}: name another --out")
-
-
 def main() -> int:
   args = parser().parse_args()
   if not args.dry_run:
-    check_same(args)
+    given = {name: value for name, value in vars(args).items() if name not in ("out", "dry_run")}
+    commands.check_same(args.out, {**given, "rules": f"version {rules.VERSION}"})
   for cell in plan(args):
     run(cell, args.out, args.dry_run)
     if args.dry_run:

@@ -1,6 +1,6 @@
 """Adapters: a phi in a folder, in PEFT's own format wherever PEFT can hold it.
 
-    adapter_config.json        what PEFT loads: a prefix, or low-rank updates
+    adapter_config.json        what PEFT loads: a prefix, a soft prompt, or low-rank updates
     adapter_model.safetensors
     phi.safetensors            instead of both, for a phi that PEFT cannot hold in one adapter: a
                                prefix and low-rank updates together, as gisting makes, and prefixes
@@ -29,15 +29,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from hyperjax.core import phi as phi_lib
-from hyperjax.core.phi import LowRank, Phi, Prefix
+from hyperjax.core.phi import LowRank, Phi, Prefix, Prompt
 from hyperjax.models import families, llama_peft, peft_files, t5_peft
 from hyperjax.models.peft_format import Format
 
 _PEFT = {"llama": llama_peft.FORMAT, "t5": t5_peft.FORMAT}
 META, PHI_TENSORS = "hyperjax.json", "phi.safetensors"
 _VERSION = 1
-_FIELDS = {Prefix: ("key", "value"), LowRank: ("a", "b")}
-_KINDS = {"prefix": Prefix, "low_rank": LowRank}
+_KINDS = {"prefix": Prefix, "prompt": Prompt, "low_rank": LowRank}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,10 +97,11 @@ def phi_spec(config: families.Config, phi: Phi) -> Phi:
   model = families.abstract(config)
   spec: Phi = {}
   for site, node in phi_lib.sites(phi).items():
-    if isinstance(node, Prefix):
-      sizes = {"prefix_length": node.key.shape[2], "positions": node.positions}
-    else:
+    if isinstance(node, LowRank):
       sizes = {"rank": node.a.shape[3], "alpha": node.scale * node.a.shape[3]}
+    else:
+      positions = getattr(node, "positions", "none")
+      sizes = {"prefix_length": node.value.shape[2], "positions": positions}
     spec = phi_lib.merge(spec, model.phi_spec([site], **sizes))
   return spec
 
@@ -291,13 +291,12 @@ def _one_row(phi: Phi) -> Phi:
     raise ValueError(f"an adapter holds one phi, not a batch of {phi_lib.rows(phi)}")
   out: dict = {}
   for site, node in phi_lib.sites(phi).items():
-    if isinstance(node, Prefix):
+    if not isinstance(node, LowRank):
       size = int(node.length[0, 0])
       if size < 1:
         raise ValueError(f"the prefix at {site!r} is empty")
-      node = phi_lib.whole_prefix(
-        node.key[:, :, :size], node.value[:, :, :size], positions=node.positions
-      )
+      real = {field: getattr(node, field)[:, :, :size] for field in node.fields}
+      node = dataclasses.replace(node, length=jnp.full_like(node.length, size), **real)
     phi_lib.insert(out, site, node)
   if not out:
     raise ValueError("phi is empty: there is nothing to save")
@@ -315,11 +314,11 @@ def _describe(phi: Phi) -> dict[str, Any]:
   kinds = {cls: name for name, cls in _KINDS.items()}
   out = {}
   for site, node in phi_lib.sites(phi).items():
-    shapes = {f: list(getattr(node, f)[:, 0].shape) for f in _FIELDS[type(node)]}
+    shapes = {f: list(getattr(node, f)[:, 0].shape) for f in node.fields}
     out[site] = {"kind": kinds[type(node)], "shapes": shapes}
     if isinstance(node, LowRank):
       out[site]["scale"] = float(node.scale)
-    else:
+    elif isinstance(node, Prefix):
       out[site]["positions"] = node.positions
   return out
 
@@ -328,7 +327,7 @@ def _own_tensors(phi: Phi) -> dict[str, np.ndarray]:
   return {
     f"{site}.{field}": np.asarray(getattr(node, field)[:, 0], np.float32)
     for site, node in phi_lib.sites(phi).items()
-    for field in _FIELDS[type(node)]
+    for field in node.fields
   }
 
 
@@ -343,12 +342,14 @@ def _own_phi(
     if entry["kind"] not in _KINDS:
       raise ValueError(f"{folder / META}: {site!r} is of the unknown kind {entry['kind']!r}")
     cls = _KINDS[entry["kind"]]
-    first, second = (jnp.asarray(tensors[f"{site}.{f}"][:, None]) for f in _FIELDS[cls])
+    arrays = [jnp.asarray(tensors[f"{site}.{field}"][:, None]) for field in cls.fields]
     if cls is Prefix:
       # Adapters of the first versions have no positions: Llama's carry them in their keys.
-      node = phi_lib.whole_prefix(first, second, positions=entry.get("positions", "none"))
+      node = phi_lib.whole_prefix(*arrays, positions=entry.get("positions", "none"))
+    elif cls is Prompt:
+      node = phi_lib.whole_prompt(*arrays)
     else:
-      node = LowRank(first, second, entry["scale"])
+      node = LowRank(*arrays, entry["scale"])
     phi_lib.insert(out, site, node)
   return out
 

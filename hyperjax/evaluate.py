@@ -22,14 +22,15 @@ from hyperjax.data.eval_sets import EvalConfig, Group
 from hyperjax.data.manifest import Manifest
 from hyperjax.data.prompts import PromptFormat
 from hyperjax.data.vocabularies import Vocabulary
-from hyperjax.evaluation import metrics, report, scoring
+from hyperjax.evaluation import metrics, report, scores, scoring
 from hyperjax.hypermodels.in_context import InContext
 from hyperjax.hypermodels.tuned import NoPhi
+from hyperjax.models import families
 
 Record = dict[str, Any]
 
 # Part of what stored answers are named by: raise it where scoring or decoding changes.
-_SCORING = 1
+_SCORING = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +64,8 @@ def evaluate(
   runs_by_method: Mapping[str, str],
   episodes: EvalConfig,
   hypermodel: str = "hyperllama",
+  task_metrics: Mapping[str, str] | None = None,
+  architecture: families.Config | None = None,
   data: runs.DataFolder | None = None,
   dry_run: bool = False,
 ) -> int:
@@ -76,6 +79,9 @@ def evaluate(
     runs_by_method: {name in the report: folder of a training run}.
     episodes: which queries and supports.
     hypermodel: the run whose recovery is the headline and to which the controls belong.
+    task_metrics: {a task, or the front part of some tasks' names: metric}, in place of the metric
+      that the tasks' source names.
+    architecture: what the runs' model is taken for; not checked where None.
     data: the held-out tasks; those of the hypermodel's own run where None.
     dry_run: print what would be done.
   """
@@ -85,6 +91,11 @@ def evaluate(
       "RUNS, or set evaluate.hypermodel"
     )
   given = launch.configured(runs_by_method[hypermodel], "hyperjax.train", "train")
+  if architecture not in (None, given["model"].architecture):
+    raise ValueError(
+      f"the runs' model is {given['model'].architecture}, not {architecture}: name its file of "
+      "gin/models"
+    )
   data = data or given["data"].held_out
   if dry_run:
     print(f"methods    zero_shot, in_context, {', '.join(runs_by_method)}, 3 controls")
@@ -94,6 +105,8 @@ def evaluate(
 
   vocabulary = vocabularies.load(data.config.vocabulary)
   manifest = data.open(vocabulary)
+  tasks = manifest.select(episodes.include, episodes.exclude)
+  chosen = scores.choose({task: manifest.metrics(task) for task in tasks}, task_metrics)
   loaded = given["model"].load()
   dtype = given["model"].compute_dtype().name
   layout = given["model"].architecture.layout
@@ -117,6 +130,7 @@ def evaluate(
   report.write(
     folder, records, hypermodel=hypermodel, config=run.config, command=run.command,
     curve={name: points for name, points in curve.items() if points} or None,
+    task_metrics=chosen,
   )  # fmt: skip
   return 0
 
@@ -163,10 +177,17 @@ def _answers(
   records = []
   for group in groups:
     for found in scorer.score(method, group):
-      records += found
+      records += [_with_references(record, manifest) for record in found]
       bar.advance(task)
   report.write_whole(file, json.dumps(records).encode())
   return records
+
+
+def _with_references(record: Record, manifest: Manifest) -> Record:
+  """The record with the texts that its answer is compared with, where its task has them."""
+  split = eval_sets.query_split(manifest.splits(record["task"]))
+  found = manifest.store(record["task"], split).references(record["query_id"])
+  return {**record, "references": found} if found else record
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,14 +206,14 @@ class Scorer:
       phi = scoring.produce(method.producer, method.downstream, batch.support)
       likelihood = np.asarray(scoring.teacher_forced(method.downstream, phi, batch)[0])
       ids, count = scoring.answers(method.downstream, phi, batch, end, longest)
-      right = self._ranks_right(method.downstream, phi, episodes, group)
+      ranked = self._ranked(method.downstream, phi, episodes, group)
       yield [
         {
           "task": episode.task, "query_id": query.id,
           "input": self.vocabulary.decode(query.input.tolist()),
           **self._compare(ids[row, column, : count[row, column]].tolist(), query, end),
           "log_likelihood": float(likelihood[row, column]), "tokens": len(query.target),
-          **({"option_correct": right[row, column]} if query.options else {}),
+          **ranked.get((row, column), {}),
         }
         for row, episode in enumerate(episodes)
         for column, query in enumerate(episode.queries)
@@ -202,15 +223,18 @@ class Scorer:
     """The texts, and whether the answer ended in time and is the target."""
     ended = tuple(ids[-len(end) :]) == end
     prediction = self.vocabulary.decode(ids[: -len(end)] if ended else ids).strip()
-    target = self.vocabulary.decode(query.target[: -len(end)].tolist()).strip()
+    target = self._target_text(query.target)
     match = int(ended and metrics.exact_match(prediction, target))
     return {"target": target, "prediction": prediction, "exact_match": match}
 
-  def _ranks_right(
+  def _ranked(
     self, downstream, phi, episodes: Sequence[Episode], group: Group
-  ) -> dict[tuple[int, int], int]:
-    """For queries with options, 1 where the target is the likeliest: log-probabilities summed with
-    the terminator, not normalised by length (as T0, arXiv 2110.08207); the first of equals wins."""
+  ) -> dict[tuple[int, int], Record]:
+    """For queries with options, the likeliest one; the first of equals wins.
+
+    By log-probabilities summed over its tokens, terminator included (T0, arXiv 2110.08207), and by
+    their mean over its tokens (MetaICL, arXiv 2110.15943).
+    """
     queries = {
       (row, column): query
       for row, episode in enumerate(episodes)
@@ -222,11 +246,22 @@ class Scorer:
       asked = [eval_sets.with_targets(episode, option) for episode in episodes]
       batch = eval_sets.fill(asked, group, self.batch_size)
       scores.append(np.asarray(scoring.teacher_forced(downstream, phi, batch)[0]))
-    right = {}
+    found = {}
     for (row, column), query in queries.items():
-      best = int(np.argmax([s[row, column] for s in scores[: len(query.options)]]))
-      right[row, column] = int(np.array_equal(query.options[best], query.target))
-    return right
+      total = np.array([s[row, column] for s in scores[: len(query.options)]])
+      likeliest = query.options[int(np.argmax(total))]
+      by_token = query.options[int(np.argmax(total / [len(o) for o in query.options]))]
+      found[row, column] = {
+        "option_correct": int(np.array_equal(likeliest, query.target)),
+        "option": self._target_text(likeliest),
+        "option_by_token": self._target_text(by_token),
+      }
+    return found
+
+  def _target_text(self, ids: np.ndarray) -> str:
+    """The text of a target piece, without its terminator."""
+    end = self.prompt.terminator_ids(self.vocabulary)
+    return self.vocabulary.decode(ids[: -len(end)].tolist()).strip()
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -24,15 +24,19 @@ from hyperjax import launch, progress, runs
 from hyperjax.core import arithmetic, sharding
 from hyperjax.core.batch import Batch
 from hyperjax.core.phi import Phi
-from hyperjax.data import eval_sets, layouts, loader, schedule, vocabularies
+from hyperjax.data import eval_sets, layouts, loader, schedule, shapes, vocabularies
 from hyperjax.data.episodes import Episode, Sampler
 from hyperjax.data.manifest import Manifest
+from hyperjax.data.shapes import BatchShape
 from hyperjax.evaluation import report, scoring, tuning_report
 from hyperjax.hypermodels.tuned import TunedPhi
 from hyperjax.training import step as step_lib
 
 Point = dict[str, int | float]
 Curve = list[Point]
+
+# Static shapes that the tasks are sorted into: each is compiled anew for every method.
+MAX_SHAPES = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,37 +178,38 @@ def _stored(file: pathlib.Path, make) -> Curve:
 
 @dataclasses.dataclass(frozen=True)
 class Bench:
-  """The tasks' examples in batches of a few static shapes, so that one program serves all tasks.
+  """The tasks' examples in batches of a few static shapes, so that a few programs serve all tasks.
 
   Attributes:
     manifest, config, layout: as given.
-    shape: of the batches that are tuned on and answered.
+    shapes: {task: of the batches that are tuned on and answered}.
   """
 
   manifest: Manifest
   config: TuneConfig
   layout: layouts.Layout
-  shape: loader.BatchShape
+  shapes: Mapping[str, BatchShape]
 
   @classmethod
   def open(cls, manifest, tasks, methods, config: TuneConfig, layout: str) -> "Bench":
-    """Plans the shape.
+    """Plans the shapes.
 
     Raises:
       ValueError: a task has too few examples.
     """
     laid = layouts.of(layout, manifest.vocabulary)
     most = max(method.num_examples for method in methods.values())
-    bench = cls(manifest, config, laid, loader.BatchShape(1, 1, 1, 1))
-    drawn = [
-      episode
+    bench = cls(manifest, config, laid, {})
+    needs = {
+      task: loader.fit(
+        [*bench.asked(task), *(e for s in config.seeds for e in bench.supports(task, s, most, 1))],
+        laid,
+      )
       for task in tasks
-      for seed in config.seeds
-      for episode in (*bench.asked(task), *bench.supports(task, seed, most, 1))
-    ]
-    shape = loader.fit(drawn, laid)
+    }
+    groups = shapes.sort(needs, dict.fromkeys(tasks, 1.0), config.batch_size, MAX_SHAPES)
     return dataclasses.replace(
-      bench, shape=dataclasses.replace(shape, queries=config.batch_size)
+      bench, shapes={task: shape for shape, members in groups for task in members}
     )
 
   def asked(self, task: str) -> list[Episode]:
@@ -257,7 +262,7 @@ class Bench:
 
   def batch(self, episode: Episode) -> Batch:
     """One episode as a batch."""
-    return loader.to_batch([episode], self.shape, self.layout)[0]
+    return loader.to_batch([episode], self.shapes[episode.task], self.layout)[0]
 
 
 @dataclasses.dataclass(frozen=True)

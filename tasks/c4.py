@@ -226,8 +226,4 @@ def _text(value, where: str) -> str:
   found = value["text"]
   if not isinstance(found, str):
     raise ValueError(f'{where}: "text" must be text, not {found!r:.60}.')
-  try:
-    found.encode()  # JSON can write halves of characters (\ud800)
-  except UnicodeEncodeError as e:
-    raise ValueError(f'{where}: "text" cannot be written in UTF-8: {e}') from e
-  return found
+  return rows.text(found, f'{where}: "text"')

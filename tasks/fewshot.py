@@ -63,6 +63,8 @@ def check(value: Any, where: str) -> dict[str, Any]:
     if not isinstance(options, list):
       raise ValueError(f"{where}: options must be a list, not {options!r}.")
     options = [rows.text(option, f"{where}: option {i}") for i, option in enumerate(options)]
+    if not all(option.strip() for option in options):
+      raise ValueError(f"{where}: an option is empty.")
     duplicates = sorted({option for option in options if options.count(option) > 1})
     if duplicates:
       raise ValueError(f"{where}: option {duplicates[0]!r} occurs twice.")

@@ -1,4 +1,4 @@
-"""A folder of files, one task a file: what `fewshot` and `text` share."""
+"""A folder of files, one task a file: what `fewshot`, `text` and `natural_instructions` share."""
 
 import dataclasses
 import pathlib
@@ -36,40 +36,53 @@ class Folder:
     return pathlib.Path(self.path).is_dir()
 
   def files(self) -> dict[str, pathlib.Path]:
-    """Returns {task name: file}, in order of name.
+    """Returns {task name: file}, in order of the files' names.
 
     Raises:
       FileNotFoundError: there is no such folder.
       ValueError: no files, two files for one task, or a name in include or exclude that is none.
     """
-    path = pathlib.Path(self.path)
-    if not path.is_dir():
-      raise FileNotFoundError(f"Source '{self.name}': there is no folder {path}.")
-    stems: dict[str, pathlib.Path] = {}
-    for file in sorted(path.iterdir()):
-      if file.suffix in self.suffixes:
-        if file.stem in stems:
-          raise ValueError(f"{stems[file.stem]} and {file}: two files for one task.")
-        stems[file.stem] = file
-    if not stems:
-      raise ValueError(f"{path}: no file ends in {' or '.join(self.suffixes)}.")
+    stems = self.stems()
     for field in ("include", "exclude"):
       for stem in getattr(self, field):
         if stem not in stems:
           hint = did_you_mean(stem, stems)
-          raise ValueError(f"{path}: {field} names '{stem}', which is no file there.{hint}")
+          raise ValueError(f"{self.folder}: {field} names '{stem}', which is no task there.{hint}")
     include, exclude = self.include or stems, self.exclude
     tasks: dict[str, pathlib.Path] = {}
     for stem, file in stems.items():
       if stem not in include or stem in exclude:
         continue
-      task = f"{self.name}.{legal(stem)}"
+      task = f"{self.name}.{self.part(file)}"
       if task in tasks:
         raise ValueError(f"{tasks[task]} and {file}: both would be task '{task}'.")
       tasks[task] = file
     if not tasks:
-      raise ValueError(f"{path}: include and exclude leave no task.")
+      raise ValueError(f"{self.folder}: include and exclude leave no task.")
     return tasks
+
+  @property
+  def folder(self) -> pathlib.Path:
+    """The folder that the tasks' files lie in."""
+    return pathlib.Path(self.path)
+
+  def stems(self) -> dict[str, pathlib.Path]:
+    """Returns {stem: file} of the tasks that include and exclude choose from."""
+    if not self.folder.is_dir():
+      raise FileNotFoundError(f"Source '{self.name}': there is no folder {self.folder}.")
+    stems: dict[str, pathlib.Path] = {}
+    for file in sorted(self.folder.iterdir()):
+      if file.suffix in self.suffixes:
+        if file.stem in stems:
+          raise ValueError(f"{stems[file.stem]} and {file}: two files for one task.")
+        stems[file.stem] = file
+    if not stems:
+      raise ValueError(f"{self.folder}: no file ends in {' or '.join(self.suffixes)}.")
+    return stems
+
+  def part(self, file: pathlib.Path) -> str:
+    """Returns what a file's task is called behind the name of the mixture."""
+    return legal(file.stem)
 
 
 def legal(stem: str) -> str:

@@ -21,7 +21,11 @@ MAX_ARGUMENTS = 8
 COMMANDS = ("adapt", "cli", "compile", "convert", "doctor", "evaluate", "predict", "report")
 COMMANDS += ("train", "tune", "runs", "progress")
 
+# Files of `evaluation` that score texts alone: tasks name their functions as metrics.
+METRICS = (["evaluation", "classification"], ["evaluation", "text_metrics"])
+
 # {room: rooms that it may import}; `sources` (names become local paths) lies below them all.
+# `text_metrics` is a file of evaluation/ and a room of its own: tasks name their metrics.
 _LIBRARY = {"core", "models", "hypermodels", "sources"}
 ROOMS = {
   "core": {"core"},
@@ -29,13 +33,14 @@ ROOMS = {
   "models": {"models", "core", "sources"},
   "hypermodels": _LIBRARY,
   "training": _LIBRARY | {"training"},
-  "evaluation": _LIBRARY | {"training", "evaluation"},
+  "metrics": {"sources"},
+  "evaluation": _LIBRARY | {"training", "evaluation", "metrics"},
   "adapters": _LIBRARY | {"adapters"},
   "data": {"data", "core", "sources"},
-  "tasks": {"tasks", "data"},
+  "tasks": {"tasks", "data", "metrics"},
   "launch": {"launch"},
   "commands": _LIBRARY
-  | {"training", "evaluation", "adapters", "data", "tasks", "launch", "commands"},
+  | {"training", "evaluation", "metrics", "adapters", "data", "tasks", "launch", "commands"},
 }
 
 # Files that run in the process that builds data: everything else must start without TensorFlow.
@@ -77,6 +82,8 @@ def room(module: str) -> str | None:
     return None
   if parts[1] in COMMANDS or parts[-1] == "__main__":
     return "commands"
+  if parts[1:3] in METRICS:
+    return "metrics"
   return parts[1] if parts[1] in ROOMS else None
 
 
@@ -255,6 +262,12 @@ def test_gin_holds_no_python():
     ("hyperjax/data/x.py", "from hyperjax import launch", "data may not import launch"),
     ("hyperjax/__init__.py", "from hyperjax import core", "hyperjax may not import core"),
     ("tasks/x.py", "import hyperjax.models.llama", "tasks may not import models"),
+    ("tasks/x.py", "from hyperjax.evaluation import scoring", "tasks may not import evaluation"),
+    (
+      "hyperjax/evaluation/classification.py",
+      "from hyperjax.core import batch",
+      "metrics may not import core",
+    ),
     ("hyperjax/train.py", "from hyperjax.data import build", "imports TensorFlow"),
     ("hyperjax/train.py", "from hyperjax.tasks import p3", "imports TensorFlow"),
     ("hyperjax/train.py", "import tensorflow as tf", "tensorflow is for"),
@@ -284,6 +297,7 @@ def test_a_forbidden_import_is_named(path, source, message):
     ("hyperjax/train.py", "from hyperjax import __version__, launch\nfrom .data import loader"),
     ("hyperjax/convert.py", "import transformers"),
     ("tasks/x.py", "import t5.data\nfrom hyperjax.data import manifest\nfrom . import registry"),
+    ("tasks/x.py", "from hyperjax.evaluation import classification, text_metrics"),
   ],
 )
 def test_an_allowed_import_passes(path, source):

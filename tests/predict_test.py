@@ -104,6 +104,25 @@ def test_one_adapter_answers_each_input(model, vocabulary, made, capsys):
   assert len(set(expected)) > 1
 
 
+def test_the_documented_peft_code_answers_alike(
+  model, vocabulary, folder, made, tmp_path, monkeypatch, capsys
+):
+  """docs/adapters.md's snippet, word for word, in a folder that holds what it names."""
+  path, phi, prompt = made["long"]
+  (tmp_path / "smollm2").symlink_to(folder)
+  (tmp_path / "past_tense").symlink_to(path)
+  monkeypatch.chdir(tmp_path)
+  text = (pathlib.Path(__file__).parent.parent / "docs" / "adapters.md").read_text()
+  exec(text.split("```python\n")[1].split("```")[0], {})
+  ids = prompt.encode_inputs(vocabulary, ["carry"])[0]
+  produced, count = generate(
+    model, phi, jnp.array([[ids]], jnp.int32), jnp.array([[len(ids)]]), max_new_tokens=8,
+    terminator=(vocabulary.eos_id,),
+  )
+  assert int(count[0, 0]) == 8
+  assert capsys.readouterr().out.rstrip("\n") == vocabulary.decode(ids + produced[0, 0].tolist())
+
+
 def test_rows_with_adapters_of_their_own_equal_one_by_one(
   model, vocabulary, made, capsys, tmp_path
 ):

@@ -19,7 +19,7 @@ from hyperjax.core.batch import EncoderDecoderQuery
 from hyperjax.models import families
 from hyperjax.models.generate import generate
 from hyperjax.models.llama import LlamaConfig
-from hyperjax.models.t5 import PREFIX_SITES, T5Config
+from hyperjax.models.t5 import PREFIX_SITES, PROMPT_SITE, T5Config
 from tests.models import tiny
 
 BASE = T5Config(
@@ -128,6 +128,7 @@ EXPORTED = {
   "the decoder's only": ["decoder.self.q", "decoder.self.v"],
   "one of a name": ["decoder.cross.o"],
   "of the layers behind": ["encoder.mlp.gate", "decoder.mlp.up", "decoder.mlp.down"],
+  "a soft prompt": [PROMPT_SITE],
 }
 
 
@@ -227,6 +228,37 @@ def test_the_layers_of_a_prefix_are_those_that_peft_deals_out(encoder, decoder, 
   assert np.array_equal(key[0], key[encoder // 2]) == (encoder // 2 < decoder)
 
 
+def peft_prompt(folder, **options):
+  torch.manual_seed(3)
+  config = peft.PromptTuningConfig(task_type="SEQ_2_SEQ_LM", **dict(num_virtual_tokens=5) | options)
+  made = peft.get_peft_model(hugging_face(), config)
+  torch.nn.init.normal_(made.prompt_encoder["default"].embedding.weight, std=0.7)
+  made.save_pretrained(folder)
+  return folder
+
+
+@pytest.mark.parametrize("options", [
+  {}, {"num_transformer_submodules": 1}, {"prompt_tuning_init": "SAMPLE_VOCAB"}
+], ids=["its own", "the encoder's alone", "from the vocabulary"])  # fmt: skip
+def test_a_soft_prompt_that_peft_made_is_imported(model, base, tmp_path, options):
+  phi = assert_imported(model, base, peft_prompt(tmp_path, **options))
+  assert list(phi_lib.sites(phi)) == [PROMPT_SITE] and phi[PROMPT_SITE].length.tolist() == [[5]]
+
+
+def test_a_soft_prompt_that_does_not_fit_is_refused(base, tmp_path):
+  path = peft_prompt(tmp_path) / "adapter_model.safetensors"
+  rows = load_file(path)["prompt_embeddings"]
+  save_file({"prompt_embeddings": rows[:7]}, path)
+  with pytest.raises(ValueError, match=r"'prompt_embeddings' has shape \(7, 48\), not \(10, 48\)"):
+    adapters.load(tmp_path, base)
+  wide = dataclasses.replace(base, config=dataclasses.replace(base.config, d_model=56))
+  with pytest.raises(ValueError, match="token_dim is 48; the model has 56"):
+    adapters.load(tmp_path, wide)
+  llama = LlamaConfig(64, 48, 3, 4, 2, 8, 80, 1e4, 1e-5, True)
+  with pytest.raises(ValueError, match="'PROMPT_TUNING'; supported: LORA, PREFIX_TUNING"):
+    adapters.load(tmp_path, adapters.Base("a-llama", llama, base.fingerprint, "vocabulary"))
+
+
 # ---- What PEFT cannot hold ---------------------------------------------------------------------
 
 
@@ -244,6 +276,25 @@ def test_prefixes_have_our_own_file(model, base, tmp_path, sites, positions):
   names = set(load_file(tmp_path / "a/phi.safetensors"))
   assert {"decoder.self.prefix.key", "decoder.self.prefix.value"} <= names
   same(adapters.load(tmp_path / "a", base).phi, phi)
+
+
+def test_a_soft_prompt_beside_other_nodes_has_our_own_file(model, base, tmp_path):
+  phi = random_phi(model, 4, [PROMPT_SITE, *QV])
+  adapters.save(tmp_path / "a", adapters.Adapter(phi, base))
+  meta = json.loads((tmp_path / "a/hyperjax.json").read_text())
+  assert meta["peft"] is False and meta["spec"][PROMPT_SITE] == {
+    "kind": "prompt", "shapes": {"value": [1, 4, 48]}
+  }
+  same(adapters.load(tmp_path / "a", base).phi, phi)
+
+
+def test_a_ragged_prompt_loses_its_padding(model, base, tmp_path):
+  whole = random_phi(model, 5, [PROMPT_SITE], prefix_length=6)
+  ragged = {PROMPT_SITE: phi_lib.whole_prompt(whole[PROMPT_SITE].value, jnp.array([2]))}
+  adapters.save(tmp_path / "a", adapters.Adapter(ragged, base))
+  again = adapters.load(tmp_path / "a", base).phi
+  np.testing.assert_array_equal(again[PROMPT_SITE].value, whole[PROMPT_SITE].value[:, :, :2])
+  np.testing.assert_allclose(logits(model, again), logits(model, ragged), atol=TOLERANCE)
 
 
 def test_a_ragged_prefix_loses_its_padding(model, base, tmp_path):

@@ -17,6 +17,7 @@ from hyperjax.data.episodes import Query
 from hyperjax.hypermodels.gisting_t5 import GistingT5Config, GistTokens
 from hyperjax.hypermodels.heads import EmitLowRank, EmitPrefix, HeadsConfig
 from hyperjax.hypermodels.hypert5 import HyperT5Config
+from hyperjax.hypermodels.prompts import SoftPromptConfig
 from hyperjax.models import families
 from hyperjax.models.generate import generate
 from hyperjax.models.t5 import PREFIX_SITES, T5Config
@@ -79,6 +80,8 @@ PHIS = {
   "long": dict(sites=PREFIX_SITES, prefix_length=5),
   "before": dict(sites=PREFIX_SITES, prefix_length=4, positions="before"),
   "lora": dict(sites=["*.*.q", "*.mlp.up"]),
+  "prompt": dict(sites=["embed"], prefix_length=2),
+  "long prompt": dict(sites=["embed"], prefix_length=4),
 }
 
 
@@ -115,8 +118,8 @@ def run(capsys, *arguments, command=predict):
 def test_rows_with_adapters_of_their_own_equal_one_by_one(
   model, vocabulary, made, capsys, tmp_path
 ):
-  names = ["short", "long", "before", "lora", "short", "long", "before"]
-  texts = [*INPUTS, "house", "b", INPUTS[1]]
+  names = ["short", "long", "before", "lora", "short", "long", "before", "prompt", "long prompt"]
+  texts = [*INPUTS, "house", "b", INPUTS[1], "house", "mouse"]
   file, answers = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
   lines = [{"input": t, "adapter": made[n][0]} for t, n in zip(texts, names, strict=True)]
   file.write_text("\n".join(map(json.dumps, lines)))
@@ -159,6 +162,7 @@ SYSTEMS = {
   "prefix": HyperT5Config(CONFIG, "random", EmitPrefix(3), HeadsConfig(width=8)),
   "lora": HyperT5Config(CONFIG, "random", EmitLowRank(2, 4.0), HeadsConfig(width=8)),
   "gisting": GistingT5Config(GIST, rank=2),
+  "prompt": SoftPromptConfig(GIST),
 }
 
 
@@ -178,7 +182,7 @@ def test_the_adapter_is_the_producers_phi_and_answers_alike(
     capsys, "--examples", examples, "--out", tmp_path / "a", command=adapt
   )
   assert status == 0, err
-  assert ("PEFT loads it" in out) == (name == "lora")
+  assert ("PEFT loads it" in out) == (name in ("lora", "prompt"))
 
   ids: list[int] = []
   for question, answer in EXAMPLES:

@@ -1,5 +1,6 @@
 """Arithmetic with phis: the mean of several, one behind another, with no model at hand."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 
 import jax
@@ -9,7 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from hyperjax.core import phi as phi_lib
 from hyperjax.core import positions
-from hyperjax.core.phi import LowRank, Phi, Prefix
+from hyperjax.core.phi import LowRank, Node, Phi, Prefix, Prompt
 
 # Moves the keys of a prefix to positions that are larger by a number.
 Move = Callable[[Float[Array, "L B P K H"], Int[Array, "L B"]], Float[Array, "L B P K H"]]
@@ -25,8 +26,9 @@ def rotary(frequencies: Sequence[float]) -> Move:
 def mean(phis: Sequence[Phi]) -> Phi:
   """The mean of phis of the same sites, as of several supports of one task.
 
-  Prefixes are averaged entry by entry. The mean of low-rank updates is an update of the sum of
-  their ranks, and no other is exact: A and B are set side by side, B divided by the number of phis.
+  Prefixes and prompts are averaged entry by entry. The mean of low-rank updates is an update of the
+  sum of their ranks, and no other is exact: A and B are set side by side, B divided by the number
+  of phis.
 
   Args:
     phis: of the same batch size, or of 1.
@@ -45,18 +47,19 @@ def mean(phis: Sequence[Phi]) -> Phi:
   out: dict = {}
   for site in tables[0]:
     nodes = _same_kind(site, [table[site] for table in tables])
-    if isinstance(nodes[0], Prefix):
-      node = _mean_prefix(site, nodes)
-    else:
+    if isinstance(nodes[0], LowRank):
       node = _side_by_side(nodes, 1 / len(nodes))
+    else:
+      node = _mean_rows(site, nodes)
     phi_lib.insert(out, site, node)
   return out
 
 
 def concatenate(first: Phi, second: Phi, *, move: Move | None) -> Phi:
-  """Both phis at once: the second's prefixes behind the first's, and the sum of their updates.
+  """Both phis at once: the second's prefixes and prompts behind the first's, and the sum of their
+  updates.
 
-  What only one of them has stays as it is. Prefixes may be ragged: a row's second part begins where
+  What only one of them has stays as it is. They may be ragged: a row's second part begins where
   its first ends. Updates are summed by setting A and B side by side, so ranks add up.
 
   Args:
@@ -73,15 +76,15 @@ def concatenate(first: Phi, second: Phi, *, move: Move | None) -> Phi:
     both = [table[site] for table in (one, two) if site in table]
     if len(both) == 1:
       node = both[0]
-    elif isinstance(_same_kind(site, both)[0], Prefix):
-      node = _behind(*both, move)
-    else:
+    elif isinstance(_same_kind(site, both)[0], LowRank):
       node = _side_by_side(both, 1.0)
+    else:
+      node = _behind(*both, move)
     phi_lib.insert(out, site, node)
   return out
 
 
-def _same_kind(site: str, nodes: Sequence[Prefix | LowRank]) -> Sequence[Prefix | LowRank]:
+def _same_kind(site: str, nodes: Sequence[Node]) -> Sequence[Node]:
   kinds = {type(node).__name__ for node in nodes}
   if len(kinds) > 1:
     raise ValueError(f"phis have nodes of different kinds at {site!r}: {sorted(kinds)}")
@@ -97,16 +100,17 @@ def _rows(arrays: Sequence[Array]) -> list[Array]:
   return [jnp.broadcast_to(x, (x.shape[0], size, *x.shape[2:])) for x in arrays]
 
 
-def _mean_prefix(site: str, nodes: Sequence[Prefix]) -> Prefix:
-  sizes = {node.key.shape[2] for node in nodes}
+def _mean_rows(site: str, nodes: Sequence[Prefix | Prompt]) -> Prefix | Prompt:
+  sizes = {node.value.shape[2] for node in nodes}
   lengths = _rows([node.length for node in nodes])
   known = not any(isinstance(length, jax.core.Tracer) for length in lengths)
   if len(sizes) > 1 or (known and any(np.any(x != lengths[0]) for x in lengths)):
     raise ValueError(f"prefixes of different lengths at {site!r} have no mean")
-  key, value = (
-    sum(_rows([getattr(node, name) for node in nodes])) / len(nodes) for name in ("key", "value")
-  )
-  return Prefix(key, value, lengths[0], nodes[0].positions)
+  means = {
+    field: sum(_rows([getattr(node, field) for node in nodes])) / len(nodes)
+    for field in nodes[0].fields
+  }
+  return dataclasses.replace(nodes[0], length=lengths[0], **means)
 
 
 def _side_by_side(nodes: Sequence[LowRank], factor: float) -> LowRank:
@@ -115,18 +119,21 @@ def _side_by_side(nodes: Sequence[LowRank], factor: float) -> LowRank:
   return LowRank(a, b, 1.0)
 
 
-def _behind(first: Prefix, second: Prefix, move: Move | None) -> Prefix:
+def _behind(
+  first: Prefix | Prompt, second: Prefix | Prompt, move: Move | None
+) -> Prefix | Prompt:
   before, after = _rows([first.length, second.length])
-  size = first.key.shape[2]
-  at = jnp.arange(size + second.key.shape[2])
+  size = first.value.shape[2]
+  at = jnp.arange(size + second.value.shape[2])
   # Index in [first, its padding, second, its padding]; what lies beyond is padding, whatever it is.
   index = jnp.where(at < before[..., None], at, at - before[..., None] + size)
-  index = jnp.minimum(index, at[-1])[..., None, None]
-  moved = second.key
-  if move is not None:
-    moved = move(_rows([second.key, before])[0], before)
-  key, value = (
-    jnp.take_along_axis(jnp.concatenate(_rows([x, y]), 2), index, 2)
-    for x, y in ((first.key, moved), (first.value, second.value))
-  )
-  return Prefix(key, value, before + after, first.positions)
+  index = jnp.minimum(index, at[-1])
+  if move is not None and isinstance(second, Prefix):
+    second = dataclasses.replace(second, key=move(_rows([second.key, before])[0], before))
+
+  def packed(field: str) -> Array:
+    both = jnp.concatenate(_rows([getattr(first, field), getattr(second, field)]), 2)
+    return jnp.take_along_axis(both, jnp.expand_dims(index, [*range(3, both.ndim)]), 2)
+
+  fields = {field: packed(field) for field in first.fields}
+  return dataclasses.replace(first, length=before + after, **fields)

@@ -1,19 +1,20 @@
-"""The layers that all downstream models share, and phi's two touch points: `project` and `attend`.
+"""The layers that all downstream models share, and phi's touch points: `project`, `attend` and
+`embed`.
 
 Activations are [B, M, T, D]: B episodes, M queries of each (1 for a support), T tokens.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from hyperjax.core.masks import Mask
-from hyperjax.core.phi import LowRank, Prefix
+from hyperjax.core.phi import LowRank, Prefix, Prompt
 from hyperjax.core.positions import Bias
 
 # What the backward pass of a layer recomputes.
@@ -56,7 +57,7 @@ def project(
 def matmul(
   x: Float[Array, "..."], w: Float[Array, "..."], axes: Sequence[int], dtype: Any = None
 ) -> Float[Array, "..."]:
-  """x W: where one of both has half precision, products have it and sums are float32; else as x.
+  """x W: where one of both has half precision, products are of operands in it; else of x's dtype.
 
   Args:
     x: [*rows, *inputs].
@@ -65,12 +66,10 @@ def matmul(
     dtype: of the result [*rows, *outputs]; x's, where None.
   """
   narrow = min(x.dtype, w.dtype, key=lambda d: d.itemsize)
-  axes = tuple(axes)
+  axes, dtype = tuple(axes), jnp.dtype(dtype or x.dtype)
   if narrow.itemsize >= 4:
-    y = _contract(x, w.astype(x.dtype), axes, x.dtype)
-  else:
-    y = _narrow_matmul(x, w, axes, (narrow, x.dtype, w.dtype))
-  return y.astype(dtype or x.dtype)
+    return _contract(x, w.astype(x.dtype), axes, dtype)
+  return _narrow_matmul(x, w, axes, (narrow, dtype, x.dtype, w.dtype))
 
 
 def _contract(x, w, axes, dtype):
@@ -78,28 +77,28 @@ def _contract(x, w, axes, dtype):
   return jnp.tensordot(x, w, (inner, axes), preferred_element_type=dtype)
 
 
-# JAX's own gradient would multiply the float32 cotangent by narrow operands. No machine has
+# JAX's own gradient would multiply a float32 cotangent by narrow operands. No machine has
 # instructions for that, and CPUs have fast ones for narrow operands with a float32 result only.
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _narrow_matmul(x, w, axes, dtypes):
-  return _contract(x.astype(dtypes[0]), w.astype(dtypes[0]), axes, jnp.float32)
+  return _narrow_forward(x, w, axes, dtypes)[0]
 
 
 def _narrow_forward(x, w, axes, dtypes):
-  x, w = x.astype(dtypes[0]), w.astype(dtypes[0])
-  return _contract(x, w, axes, jnp.float32), (x, w)
+  narrow, dtype, *_ = dtypes
+  x, w = x.astype(narrow), w.astype(narrow)
+  return _contract(x, w, axes, dtype), (x, w)
 
 
 def _narrow_backward(axes, dtypes, operands, cotangent):
   x, w = operands
-  narrow, x_dtype, w_dtype = dtypes
+  narrow, _, x_dtype, w_dtype = dtypes
   g = cotangent.astype(narrow)
   outputs = tuple(axis for axis in range(w.ndim) if axis not in axes)
   rows = tuple(range(x.ndim - len(axes)))
-  dx = _contract(g, w, outputs, jnp.float32)
-  dw = jnp.tensordot(x, g, (rows, rows), preferred_element_type=jnp.float32)
-  dw = jnp.moveaxis(dw, range(len(axes)), axes)
-  return dx.astype(x_dtype), dw.astype(w_dtype)
+  dx = _contract(g, w, outputs, x_dtype)
+  dw = jnp.tensordot(x, g, (rows, rows), preferred_element_type=w_dtype)
+  return dx, jnp.moveaxis(dw, range(len(axes)), axes)
 
 
 _narrow_matmul.defvjp(_narrow_forward, _narrow_backward)
@@ -158,6 +157,35 @@ def attend(
     out = jnp.einsum("bmkgtp,bpkh->bmtkgh", weights[..., :size], value)
     out += jnp.einsum("bmkgts,bmskh->bmtkgh", weights[..., size:], v)
   return out.reshape(batch, queries, length, num_heads, head_dim)
+
+
+def embed(
+  embed_tokens: Callable[[Array], Array],
+  tokens: Int[Array, "B M T"],
+  length: Int[Array, "B M"],
+  prompt: Prompt | None = None,
+) -> tuple[Float[Array, "B M _ D"], Int[Array, "B M"]]:
+  """Embedded texts, right behind phi's prompt where it has one (touch point 3).
+
+      prompt length=2 of P=3, text length=1 of T=2        p p t . .
+
+  Args:
+    embed_tokens: tokens [*batch] -> embeddings [*batch, D].
+    tokens, length: the texts, and how much of each is real.
+    prompt: P more rows for every text.
+
+  Returns:
+    The embeddings, and how many of each row are real.
+  """
+  if prompt is None:
+    return embed_tokens(tokens), length
+  value, before = prompt.value[0], prompt.length[0][:, None]
+  size = tokens.shape[2]
+  at = jnp.arange(value.shape[1] + size) - before[..., None]
+  # Tokens move to their places, not embeddings: nothing is scattered in the backward pass.
+  x = embed_tokens(jnp.take_along_axis(tokens, jnp.clip(at, 0, size - 1), 2))
+  value = jnp.pad(value.astype(x.dtype), [(0, 0), (0, size), (0, 0)])[:, None]
+  return jnp.where(at[..., None] < 0, value, x), length + before
 
 
 class RMSNorm(nnx.Module):

@@ -2,10 +2,10 @@
 
 A Phi is a nested mapping that mirrors the downstream's module tree:
 
-    {"decoder": {"self": {"prefix": Prefix, "q": LowRank}, "mlp": {"up": LowRank}}}
+    {"embed": Prompt, "decoder": {"self": {"prefix": Prefix, "q": LowRank}}}
 
-Every leaf leads with [L, B|1]: layers (the axis that the model scans) and either one phi per
-episode or a single one for all.
+Every leaf leads with [L, B|1]: layers (the axis that the model scans; 1 where there are none) and
+either one phi per episode or a single one for all.
 """
 
 import dataclasses
@@ -19,7 +19,6 @@ import jax
 import jax.numpy as jnp
 
 Phi = Mapping[str, Any]
-
 
 POSITIONS = ("none", "before")
 
@@ -46,9 +45,27 @@ class Prefix:
   length: Any
   positions: str = "none"
 
+  fields = ("key", "value")  # the real-valued ones
+
   def __post_init__(self):
     if self.positions not in POSITIONS:
       raise ValueError(f"Prefix.positions must be one of {POSITIONS}, not {self.positions!r}")
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["value", "length"], meta_fields=[])
+@dataclasses.dataclass(frozen=True)
+class Prompt:
+  """Input embeddings in front of a text's own, padded on the right (arXiv 2104.08691).
+
+  Attributes:
+    value: [1, B|1, P, D].
+    length: [1, B|1] int32, real rows of each prompt; the text stands right behind them.
+  """
+
+  value: Any
+  length: Any
+
+  fields = ("value",)
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["a", "b"], meta_fields=["scale"])
@@ -66,6 +83,11 @@ class LowRank:
   b: Any
   scale: float = 1.0
 
+  fields = ("a", "b")
+
+
+Node = Prefix | Prompt | LowRank
+
 
 @dataclasses.dataclass(frozen=True)
 class Leaf:
@@ -82,127 +104,13 @@ def is_leaf(x: Any) -> bool:
 
 
 def is_node(x: Any) -> bool:
-  """True for the things that sit at a site: Prefix and LowRank."""
-  return isinstance(x, Prefix | LowRank)
+  """True for the things that sit at a site."""
+  return isinstance(x, Node)
 
 
 def sub(phi: Phi | None, name: str) -> Any:
   """The part of phi that belongs to the child module `name`; None where it is not adapted."""
   return None if phi is None else phi.get(name)
-
-
-def prefix_leaf(
-  layers: int, length: int, kv_heads: int, head_dim: int, positions: str = "none"
-) -> Prefix:
-  """The spec of a Prefix."""
-  kv = Leaf(
-    (layers, 1, length, kv_heads, head_dim),
-    ("layers", "batch", "prefix", "phi_heads", "head_dim"),
-    jax.nn.initializers.normal(0.5),
-  )
-  count = Leaf((layers, 1), ("layers", "batch"), partial(_full, length), jnp.int32)
-  return Prefix(kv, kv, count, positions)
-
-
-def _full(value, key, shape, dtype):
-  del key
-  return jnp.full(shape, value, dtype)
-
-
-def low_rank_leaf(layers: int, fan_in: int, fan_out: int, rank: int, alpha: float) -> LowRank:
-  """The spec of a LowRank: A is normal with variance 1/fan_in, B zero, so it starts without effect.
-
-  Raises:
-    ValueError: the rank is not in 1..min(fan_in, fan_out).
-  """
-  if not 1 <= rank <= min(fan_in, fan_out):
-    raise ValueError(
-      f"LoRA rank {rank} is not in 1..{min(fan_in, fan_out)}, the smaller dimension of a "
-      f"{fan_in} x {fan_out} projection"
-    )
-  a = Leaf(
-    (layers, 1, fan_in, rank),
-    ("layers", "batch", "phi_embed", "rank"),
-    jax.nn.initializers.normal(fan_in**-0.5),
-  )
-  b = Leaf((layers, 1, rank, fan_out), ("layers", "batch", "rank", "phi_out"))
-  return LowRank(a, b, alpha / rank)
-
-
-def match(patterns: Sequence[str], places: Mapping[str, Any]) -> list[str]:
-  """The sites that dotted patterns name; '*' stands for any one part ('decoder.*.q').
-
-  Raises:
-    ValueError: a pattern names none.
-  """
-  found: dict[str, None] = {}
-  for pattern in patterns:
-    parts = pattern.split(".")
-    hits = [
-      site for site in places
-      if len(site.split(".")) == len(parts)
-      and all(p in ("*", s) for p, s in zip(parts, site.split("."), strict=True))
-    ]  # fmt: skip
-    if not hits:
-      near = difflib.get_close_matches(pattern, places, 1, 0.0)[0]
-      raise ValueError(f"unknown site {pattern!r}; the nearest is {near!r} of {sorted(places)}")
-    found |= dict.fromkeys(hits)
-  return list(found)
-
-
-@dataclasses.dataclass(frozen=True)
-class PrefixSite:
-  """An attention that can have a prefix in front of its keys and values."""
-
-  layers: int
-  kv_heads: int
-  head_dim: int
-
-
-@dataclasses.dataclass(frozen=True)
-class LowRankSite:
-  """A projection that can have a low-rank update."""
-
-  layers: int
-  fan_in: int
-  fan_out: int
-
-
-def make_spec(
-  places: Mapping[str, PrefixSite | LowRankSite],
-  sites: Sequence[str],
-  *,
-  prefix_length: int = 0,
-  positions: str = "none",
-  rank: int = 0,
-  alpha: float = 0.0,
-) -> Phi:
-  """The abstract phi at some of a model's sites.
-
-  Args:
-    places: all sites of the model.
-    sites: the dotted names of those that phi acts at, as `match` has them.
-    prefix_length: P of every prefix.
-    positions: of every prefix.
-    rank: R of every low-rank update.
-    alpha: their scale is alpha / rank.
-
-  Raises:
-    ValueError: an unknown site, with the nearest valid name; a length or rank out of range.
-  """
-  out: dict = {}
-  for site in match(sites, places):
-    place = places[site]
-    if isinstance(place, LowRankSite):
-      node = low_rank_leaf(place.layers, place.fan_in, place.fan_out, rank, alpha)
-    elif prefix_length < 1:
-      raise ValueError(f"the prefix at {site!r} has length {prefix_length}; it must be at least 1")
-    else:
-      node = prefix_leaf(
-        place.layers, prefix_length, place.kv_heads, place.head_dim, positions
-      )
-    insert(out, site, node)
-  return out
 
 
 def insert(tree: dict, site: str, node: Any) -> None:
@@ -213,13 +121,13 @@ def insert(tree: dict, site: str, node: Any) -> None:
   tree[name] = node
 
 
-def sites(phi: Phi | None) -> dict[str, Prefix | LowRank]:
+def sites(phi: Phi | None) -> dict[str, Node]:
   """The nodes of a phi (or of a spec) by dotted site name.
 
   Raises:
-    ValueError: something other than a Prefix or a LowRank sits in the tree.
+    ValueError: something else sits in the tree.
   """
-  found: dict[str, Prefix | LowRank] = {}
+  found: dict[str, Node] = {}
 
   def walk(tree, path):
     for name, node in tree.items():
@@ -229,7 +137,9 @@ def sites(phi: Phi | None) -> dict[str, Prefix | LowRank]:
       elif isinstance(node, Mapping):
         walk(node, where)
       else:
-        raise ValueError(f"phi holds a {type(node).__name__} at {where!r}, not a Prefix or LowRank")
+        raise ValueError(
+          f"phi holds a {type(node).__name__} at {where!r}, not a Prefix, Prompt or LowRank"
+        )
 
   walk(phi or {}, "")
   return found
@@ -298,8 +208,8 @@ def rows(phi: Phi | None) -> int:
 
 
 def stack_rows(phis: Sequence[Phi]) -> Phi:
-  """One batch from several phis of the same sites: prefixes padded to the longest, ranks to the
-  largest (zeros), so that every row of a batch can carry its own adapter.
+  """One batch from several phis of the same sites: prefixes and prompts padded to the longest,
+  ranks to the largest (zeros), so that every row of a batch can carry its own adapter.
 
   Raises:
     ValueError: the phis do not have the same sites.
@@ -314,38 +224,42 @@ def stack_rows(phis: Sequence[Phi]) -> Phi:
   out: dict = {}
   for name in names:
     nodes = [t[name] for t in tables]
-    if isinstance(nodes[0], Prefix):
-      modes = {n.positions for n in nodes}
-      if len(modes) > 1:
-        raise ValueError(f"prefixes of different positions at {name!r} cannot share a batch")
-      longest = max(n.key.shape[2] for n in nodes)
-      insert(out, name, Prefix(
-        jnp.concatenate([_pad_axis(n.key, 2, longest) for n in nodes], 1),
-        jnp.concatenate([_pad_axis(n.value, 2, longest) for n in nodes], 1),
-        jnp.concatenate([n.length for n in nodes], 1),
-        nodes[0].positions,
-      ))
+    if len({getattr(n, "positions", None) for n in nodes}) > 1:
+      raise ValueError(f"prefixes of different positions at {name!r} cannot share a batch")
+    if isinstance(nodes[0], LowRank):
+      a = _stacked([n.a for n in nodes], 3)
+      node = LowRank(a, _stacked([n.b * n.scale for n in nodes], 2), 1.0)
     else:
-      largest = max(n.a.shape[3] for n in nodes)
-      insert(out, name, LowRank(
-        jnp.concatenate([_pad_axis(n.a, 3, largest) for n in nodes], 1),
-        jnp.concatenate([_pad_axis(n.b * n.scale, 2, largest) for n in nodes], 1),
-        1.0,
-      ))
+      real = {field: _stacked([getattr(n, field) for n in nodes], 2) for field in nodes[0].fields}
+      length = jnp.concatenate([n.length for n in nodes], 1)
+      node = dataclasses.replace(nodes[0], length=length, **real)
+    insert(out, name, node)
   return out
 
 
-def _pad_axis(x: jax.Array, axis: int, size: int) -> jax.Array:
-  return jnp.pad(x, [(0, size - x.shape[axis]) if i == axis else (0, 0) for i in range(x.ndim)])
+def _stacked(arrays: Sequence[jax.Array], axis: int) -> jax.Array:
+  """The rows of all arrays [L, B|1, ...], padded with zeros to the largest size of an axis."""
+  size = max(x.shape[axis] for x in arrays)
+  pad = lambda x: [(0, (size - n) * (i == axis)) for i, n in enumerate(x.shape)]
+  return jnp.concatenate([jnp.pad(x, pad(x)) for x in arrays], 1)
 
 
 def whole_prefix(
   key: jax.Array, value: jax.Array, length: jax.Array | None = None, positions: str = "none"
 ) -> Prefix:
   """A Prefix of key and value [L, B, P, K, H] whose rows are real up to length [B] (default P)."""
-  layers, batch, size = key.shape[:3]
+  return Prefix(key, value, _real_rows(value, length), positions)
+
+
+def whole_prompt(value: jax.Array, length: jax.Array | None = None) -> Prompt:
+  """A Prompt of value [1, B, P, D] whose rows are real up to length [B] (default P)."""
+  return Prompt(value, _real_rows(value, length))
+
+
+def _real_rows(value: jax.Array, length: jax.Array | None) -> jax.Array:
+  layers, batch, size = value.shape[:3]
   real = jnp.full((batch,), size, jnp.int32) if length is None else length.astype(jnp.int32)
-  return Prefix(key, value, jnp.broadcast_to(real, (layers, batch)), positions)
+  return jnp.broadcast_to(real, (layers, batch))
 
 
 def merge(first: Phi | None, second: Phi | None) -> Phi:

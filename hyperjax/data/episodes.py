@@ -264,11 +264,12 @@ class Sampler:
           "it with CACLM."
         )
     distinct = entry["distinct_inputs"]
-    if distinct < max_shots + 1:
+    least = max_shots + (query_split == support_split)
+    if distinct < least:
       raise ValueError(
         f"Task '{task}' has too few examples for num_shots={max_shots}: split '{support_split}' "
         f"has {entry['examples']} examples with {distinct} different inputs; it needs at least "
-        f"{max_shots + 1}."
+        f"{least}."
       )
     self.task = task
     self.queries: Store = manifest.store(task, query_split)

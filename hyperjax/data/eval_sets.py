@@ -106,7 +106,9 @@ def groups(
   }
   longest_support = loader.fit([e for task in tasks for e in plain[task]], laid).support
   out = []
-  for members in _sort(plain, config, laid):
+  needs = {task: loader.fit(episodes, laid) for task, episodes in plain.items()}
+  rates = {task: float(len(episodes)) for task, episodes in plain.items()}
+  for _, members in shapes.sort(needs, rates, config.num_queries, config.max_shapes):
     chosen = [
       e
       for task in members
@@ -135,20 +137,6 @@ def _with_options(episode: Episode) -> Episode:
   most = max(len(q.options or ()) for q in episode.queries)
   asked = [q for i in range(most) for q in with_targets(episode, i).queries]
   return dataclasses.replace(episode, queries=(*episode.queries, *asked))
-
-
-def _sort(
-  plain: dict[str, list[Episode]], config: EvalConfig, layout: Layout
-) -> list[list[str]]:
-  """Tasks by the shape that they need."""
-  needs = {task: loader.fit(episodes, layout) for task, episodes in plain.items()}
-  lengths = {
-    task: shapes.Lengths(need.support, need.query, need.targets) for task, need in needs.items()
-  }
-  rates = {task: float(len(episodes)) for task, episodes in plain.items()}
-  most = [max(getattr(n, f) for n in needs.values()) for f in ("support", "query", "targets")]
-  planned = shapes.plan(lengths, rates, config.num_queries, config.max_shapes, tuple(most))
-  return [list(members) for _, members in planned]
 
 
 def batches(
@@ -214,7 +202,7 @@ def eval_episodes(
   if support_task is not None:
     other = manifest.splits(support_task)
     split = "train" if "train" in other else other[0]
-    shown = Sampler(manifest, support_task, split, split, num_shots, num_queries)
+    shown = Sampler(manifest, support_task, query_split(other), split, num_shots, num_queries)
   total = asked.num_queries_in_store
   order = schedule.Permutation(total, "evaluation", task)
   ids = [order(i) for i in range(total if max_queries is None else min(max_queries, total))]

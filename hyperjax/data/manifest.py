@@ -31,7 +31,10 @@ NO_ACCELERATOR = {"CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu"}
 
 
 class Source(Protocol):
-  """A frozen dataclass that registers tasks with seqio; importable without seqio."""
+  """A frozen dataclass that registers tasks with seqio; importable without seqio.
+
+  Its fields are JSON values, and sources that it wraps.
+  """
 
   def register(self) -> None:
     """Registers the tasks and mixtures (imports seqio here, not at import)."""
@@ -83,20 +86,13 @@ class DataConfig:
     values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
     values["prompt"] = self.prompt.to_json()
     values["feature_lengths"] = dict(self.feature_lengths) if self.feature_lengths else None
-    values["sources"] = [
-      {"class": f"{type(source).__module__}:{type(source).__qualname__}",
-       "fields": dataclasses.asdict(source)}
-      for source in self.sources
-    ]  # fmt: skip
+    values["sources"] = list(map(_encoded, self.sources))
     return json.loads(json.dumps(values, default=os.fspath))
 
   @classmethod
   def from_json(cls, values: Mapping) -> "DataConfig":
     """Returns the configuration that `to_json` wrote."""
-    sources = []
-    for source in values["sources"]:
-      module, _, name = source["class"].partition(":")
-      sources.append(getattr(importlib.import_module(module), name)(**source["fields"]))
+    sources = list(map(_decoded, values["sources"]))
     return cls(**{**values, "sources": sources, "prompt": PromptFormat.from_json(values["prompt"])})
 
   def portable(self) -> dict:
@@ -104,13 +100,45 @@ class DataConfig:
     values = self.to_json()
     del values["vocabulary"]
     for source in values["sources"]:
-      for name in _LOCATION_FIELDS:
-        source["fields"].pop(name, None)
+      _forget_locations(source)
     return values
 
   def hash(self) -> str:
     """Returns a hash of `portable`."""
     return digest(self.portable())
+
+
+def _encoded(source: Any) -> dict:
+  """A source as its class and its fields; so are the sources that it wraps."""
+  fields = {field.name: getattr(source, field.name) for field in dataclasses.fields(source)}
+  return {
+    "class": f"{type(source).__module__}:{type(source).__qualname__}",
+    "fields": {
+      name: _encoded(value) if dataclasses.is_dataclass(value) else value
+      for name, value in fields.items()
+    },
+  }
+
+
+def _decoded(values: Mapping) -> Any:
+  """The source that `_encoded` wrote."""
+  module, _, name = values["class"].partition(":")
+  fields = {
+    field: _decoded(value) if _is_source(value) else value
+    for field, value in values["fields"].items()
+  }
+  return getattr(importlib.import_module(module), name)(**fields)
+
+
+def _forget_locations(source: dict) -> None:
+  for name in _LOCATION_FIELDS:
+    source["fields"].pop(name, None)
+  for value in filter(_is_source, source["fields"].values()):
+    _forget_locations(value)
+
+
+def _is_source(value: Any) -> bool:
+  return isinstance(value, Mapping) and value.keys() == {"class", "fields"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,8 +148,8 @@ class Manifest:
   Attributes:
     folder: where it lies.
     values: the contents of manifest.json: {"version", "mixture", "tasks": {name: {"rate",
-      "splits": {split: {"store", "kind", "examples", "tokens", "source", ...}}}}, "vocabulary",
-      "prompt", "feature_lengths", "config", "config_hash"}.
+      "metrics", "splits": {split: {"store", "kind", "examples", "tokens", "source", ...}}}},
+      "vocabulary", "prompt", "feature_lengths", "config", "config_hash"}.
   """
 
   folder: pathlib.Path
@@ -154,6 +182,10 @@ class Manifest:
 
   def rate(self, task: str) -> float:
     return self._task(task)["rate"]
+
+  def metrics(self, task: str) -> tuple[str, ...]:
+    """Returns the names of the metrics that the task's source names, its own first."""
+    return tuple(self._task(task).get("metrics", ()))
 
   def splits(self, task: str) -> tuple[str, ...]:
     return tuple(self._task(task)["splits"])

@@ -57,22 +57,35 @@ def values(path: str | os.PathLike) -> list[tuple[str, Any]]:
     ValueError: names the file and the line: not UTF-8, not JSON, not a list, or no rows at all.
   """
   path = pathlib.Path(path)
-  try:
-    contents = path.read_text(encoding="utf-8")
-  except UnicodeDecodeError as e:
-    raise ValueError(f"{path} is not a text file in UTF-8 ({e})") from e
   if path.suffix == ".json":
-    whole = parse(contents, str(path))
+    whole = document(path)
     if not isinstance(whole, list):
       raise ValueError(f"{path} must hold a list of objects, not {type(whole).__name__}")
     found = [(f"{path}, row {number}", value) for number, value in enumerate(whole, 1)]
   else:
     # Not splitlines(): a JSON string may hold the other characters that end a line in Unicode.
-    lines = [(f"{path}, line {n}", line) for n, line in enumerate(contents.split("\n"), 1)]
+    lines = [(f"{path}, line {n}", line) for n, line in enumerate(contents(path).split("\n"), 1)]
     found = [(where, parse(line, where)) for where, line in lines if line.strip()]
   if not found:
     raise ValueError(f"{path} holds no rows")
   return found
+
+
+def document(path: str | os.PathLike) -> Any:
+  """Reads a file that is one JSON value.
+
+  Raises:
+    ValueError: names the file: not UTF-8, or not JSON.
+  """
+  return parse(contents(path), str(path))
+
+
+def contents(path: str | os.PathLike) -> str:
+  """Reads a text file; one that is not UTF-8 is a ValueError that names it."""
+  try:
+    return pathlib.Path(path).read_text(encoding="utf-8")
+  except UnicodeDecodeError as e:
+    raise ValueError(f"{path} is not a text file in UTF-8 ({e})") from e
 
 
 def check_names(
@@ -94,18 +107,26 @@ def check_names(
 def text(value: Any, where: str) -> str:
   """Returns a value as text; `where` opens the error's sentence."""
   if isinstance(value, str):
+    try:
+      value.encode()  # JSON may write half a surrogate pair, which no file and no tokenizer takes
+    except UnicodeEncodeError as e:
+      raise ValueError(f"{where} is not Unicode text: {e}") from e
     return value
   if isinstance(value, int | float) and not isinstance(value, bool):
     return str(value)
   raise ValueError(f"{where} must be text or a number, not {value!r}")
 
 
-def parse(contents: str, where: str) -> Any:
+def parse(text: str, where: str) -> Any:
   """Returns a JSON value; what is none is a ValueError that `where` opens."""
   try:
-    return json.loads(contents)
+    return json.loads(text, parse_constant=_refuse)
   except json.JSONDecodeError as e:
-    line = f"line {e.lineno}, " if "\n" in contents else ""
+    line = f"line {e.lineno}, " if "\n" in text else ""
     raise ValueError(f"{where}: not JSON: {e.msg} ({line}column {e.colno})") from e
   except (ValueError, RecursionError) as e:
     raise ValueError(f"{where}: not JSON: {e}") from e
+
+
+def _refuse(constant: str) -> None:
+  raise ValueError(f"{constant} is no JSON value")

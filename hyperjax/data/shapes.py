@@ -75,6 +75,20 @@ def assign(lengths: Mapping[str, Lengths], shapes: Sequence[BatchShape]) -> Grou
   return [(shape, tuple(tasks)) for shape, tasks in groups.items() if tasks]
 
 
+def sort(
+  needs: Mapping[str, BatchShape], rates: Mapping[str, float], num_queries: int, max_shapes: int
+) -> Groups:
+  """Sorts tasks into at most `max_shapes` shapes of `num_queries` queries that hold all they need.
+
+  Args:
+    needs: {task: the smallest shape that cuts nothing of it}.
+    rates: how often each task is computed.
+  """
+  lengths = {task: Lengths(need.support, need.query, need.targets) for task, need in needs.items()}
+  most = tuple(max(getattr(n, f) for n in needs.values()) for f in ("support", "query", "targets"))
+  return plan(lengths, rates, num_queries, max_shapes, most)
+
+
 def plan(
   lengths: Mapping[str, Lengths],
   rates: Mapping[str, float],

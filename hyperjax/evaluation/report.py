@@ -2,7 +2,7 @@
 
 Every method answers the same queries, each query is one record:
 {"task", "query_id", "seed", "input", "target", "prediction", "exact_match", "log_likelihood",
-"tokens"[, "option_correct"]}.
+"tokens"[, "references"][, "option_correct", "option", "option_by_token"]}.
 """
 
 import importlib.metadata
@@ -19,7 +19,7 @@ import rich.console
 import rich.table
 
 import hyperjax
-from hyperjax.evaluation import metrics, plots
+from hyperjax.evaluation import metrics, plots, scores
 
 Records = Mapping[str, Sequence[Mapping[str, Any]]]
 
@@ -41,6 +41,8 @@ without white space around them.
 included, of the natural log-probability.
 - **Option accuracy**: the share of queries whose right option is the likeliest, over the tasks \
 that have options.
+- **Score**: every task's own metric, which its source names ("metrics" in results.json), from 0 \
+to 1; its mean over families counts every family (a data set, a category) alike.
 - Every figure is a **macro average**: the mean over queries within a task and a seed, then over \
 seeds, then over tasks. In brackets: a 95% bootstrap interval over tasks (10 000 resamples).
 - **Recovery** = (method - zero-shot) / (in-context - zero-shot), a ratio of macro averages; \
@@ -61,6 +63,7 @@ def write(
   config: str,
   command: str,
   curve: plots.Curve | None = None,
+  task_metrics: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
   """Writes a report and prints its table; returns what results.json holds.
 
@@ -74,11 +77,14 @@ def write(
     config: the gin configuration that the figures come from.
     command: the command line.
     curve: {method: (minutes of training, macro exact match) pairs}.
+    task_metrics: {task: its own metric}, as `scores.choose` returns it.
 
   Raises:
     ValueError: a method is missing, or methods did not answer the same queries.
   """
-  results = summarise(records, hypermodel=hypermodel, config=config, command=command)
+  results = summarise(
+    records, hypermodel=hypermodel, config=config, command=command, task_metrics=task_metrics
+  )
   images = {"methods.png": plots.summary(results), "tasks.png": plots.tasks(results, hypermodel)}
   if curve:
     images["curve.png"] = plots.curve(results, curve)
@@ -123,7 +129,12 @@ def read_curve(
 
 
 def summarise(
-  records: Records, *, hypermodel: str, config: str, command: str
+  records: Records,
+  *,
+  hypermodel: str,
+  config: str,
+  command: str,
+  task_metrics: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
   """Returns all figures as plain JSON data; an undefined recovery is null with a "note"."""
   check(records, hypermodel)
@@ -133,6 +144,8 @@ def summarise(
     figure: {m: found for m in methods if (found := metrics.by_task(records[m], field))}
     for figure, field in FIGURES.items()
   }
+  if task_metrics:
+    values["score"] = {m: scores.by_task(records[m], task_metrics) for m in methods}
   recoveries = {
     method: {
       figure: _recovery(
@@ -144,15 +157,18 @@ def summarise(
     if method not in NEEDED
   }
   tasks = sorted(values["exact_match"][hypermodel])
+  by_family = {m: metrics.by_family(found) for m, found in values.get("score", {}).items()}
+  averaged = {**values, "score_over_families": by_family}
   return {
     "methods": {
       method: {
         figure: metrics.macro(found[method])._asdict()
-        for figure, found in values.items()
+        for figure, found in averaged.items()
         if method in found
       }
       for method in methods
     },
+    "metrics": dict(task_metrics or {}),
     "recovery": recoveries[hypermodel],
     "recoveries": recoveries,
     "families": _per_group(values, methods, sorted({metrics.family(task) for task in tasks}), True),
@@ -246,13 +262,18 @@ def _bracketed(figure: Mapping[str, float | None] | None, digits: int = 3) -> st
 def _rows(results: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
   """Returns the header and the rows of the main table."""
   options = any("option_accuracy" in found for found in results["methods"].values())
+  scored = any("score" in found for found in results["methods"].values())
   header = ["method", "exact match", "recovery", "log-likelihood"] + ["option accuracy"] * options
+  header += ["score", "score over families"] * scored
   rows = []
   for method, found in results["methods"].items():
     recovered = results["recoveries"].get(method, {})
     row = [plots.label(method), _bracketed(found["exact_match"])]
     row += [_bracketed(recovered.get("exact_match"), 2), _bracketed(found["log_likelihood"], 2)]
-    rows.append(row + [_bracketed(found.get("option_accuracy"))] * options)
+    row += [_bracketed(found.get("option_accuracy"))] * options
+    if scored:
+      row += [_bracketed(found.get(name)) for name in ("score", "score_over_families")]
+    rows.append(row)
   return header, rows
 
 

@@ -220,7 +220,7 @@ class EmitPrefix:
     key_scale, value_scale: the root mean square of generated keys and values at first. By default
       that of the embedded SmolLM2-135M's own, 2.07 and 0.99 over all layers of a text (a T5 at its
       own initialisation: 1.0 and 1.0); `tests/hypermodels/heads_test.py -k own` measures it.
-    sites: patterns as `phi.match` has them; the default is every attention.
+    sites: patterns as `specs.match` has them; the default is every attention.
   """
 
   length: int = 32
@@ -255,7 +255,7 @@ class EmitLowRank:
   Attributes:
     rank: R.
     alpha: the updates are scaled by alpha / rank.
-    sites: patterns as `phi.match` has them; the default is the query and the value map of every
+    sites: patterns as `specs.match` has them; the default is the query and the value map of every
       attention (arXiv 2211.12485).
   """
 
@@ -274,7 +274,7 @@ class EmitLowRank:
     return _check_kind(downstream.phi_spec(self.sites, **sizes), LowRank, "EmitLowRank")
 
   def scale(self, field: str, leaf: Leaf) -> float:
-    """B starts at zero, so that the first phi has no effect; A as `phi.low_rank_leaf` draws it."""
+    """B starts at zero, so that the first phi has no effect; A as `specs.low_rank_leaf` has it."""
     return {"a": leaf.shape[2] ** -0.5, "b": 0.0}[field]
 
 

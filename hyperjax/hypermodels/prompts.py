@@ -1,25 +1,19 @@
-"""Baselines that tune a prefix by way of something smaller: a soft prompt, slots behind an MLP."""
+"""Baselines that tune something smaller than a prefix: a soft prompt, slots behind an MLP."""
 
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from hyperjax.core import phi as phi_lib
 from hyperjax.core.batch import Support
 from hyperjax.core.phi import Phi
 from hyperjax.hypermodels.gist_tokens import Encode, GistTokens
 from hyperjax.hypermodels.heads import EmitPrefix, Heads, HeadsConfig, common_slots
-from hyperjax.models.llama import PREFIX_SITE, Llama
 
 
 class SoftPrompt(nnx.Module):
-  """Prompt tuning (arXiv 2104.08691) of a decoder: P embeddings in front of every input.
-
-  The model is causal, so what the embeddings do to the text behind them is all in their keys and
-  values: they are read once, and phi is that prefix.
+  """Prompt tuning (arXiv 2104.08691): P embeddings in front of every input.
 
   Attributes:
     prompt: [P, D].
@@ -30,13 +24,8 @@ class SoftPrompt(nnx.Module):
   def __init__(self, prompt: Float[Array, "P D"]):
     self.prompt = nnx.Param(prompt, axes=("prefix", "phi_embed"))
 
-  def __call__(self, downstream: Llama, support: Support) -> Phi:
-    prompt = self.prompt[...]
-    x = prompt.astype(downstream.activations)[None]
-    key, value = downstream.read(x, jnp.arange(len(prompt))[None])
-    out: dict = {}
-    phi_lib.insert(out, PREFIX_SITE, phi_lib.whole_prefix(key, value))
-    return out
+  def __call__(self, downstream: nnx.Module, support: Support) -> Phi:
+    return downstream.prompted(self.prompt[...])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,9 +38,7 @@ class SoftPromptConfig:
 
   prompt: GistTokens = GistTokens()
 
-  layouts = ("decoder",)  # of the models that it is for
-
-  def build(self, downstream: Llama, encode: Encode, rngs: nnx.Rngs) -> SoftPrompt:
+  def build(self, downstream: nnx.Module, encode: Encode, rngs: nnx.Rngs) -> SoftPrompt:
     """The prompt at its initial values."""
     return SoftPrompt(self.prompt.embeddings(downstream, encode, rngs.params()))
 

@@ -226,7 +226,8 @@ def _run(
     return 0
   run_folder = None if options.dry_run or folder not in reader.set else folder_of_run(folder)
   record = _Record(run_folder, config, target)
-  with _running(Run(command, config, record)):
+  # Unlocked: modules that a command imports as it runs may register with gin, as those of t5 do.
+  with _running(Run(command, config, record)), gin.unlock_config():
     try:
       status = target(**given)
     finally:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from hyperjax.core import layers, masks, positions
+from hyperjax.core import layers, masks, positions, specs
 from hyperjax.core import phi as phi_lib
 from hyperjax.core.batch import DecoderQuery
 from hyperjax.core.phi import Phi, sub
@@ -184,7 +184,7 @@ class Llama(nnx.Module):
   def activations(self) -> Any:
     return self._activations or self.embed[...].dtype
 
-  def places(self) -> dict[str, phi_lib.PrefixSite | phi_lib.LowRankSite]:
+  def places(self) -> dict[str, specs.Site]:
     """The sites at which phi can act."""
     c = self.config
     queries, kvs = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
@@ -198,13 +198,24 @@ class Llama(nnx.Module):
       "decoder.mlp.down": (c.d_mlp, c.d_model),
     }
     return {
-      PREFIX_SITE: phi_lib.PrefixSite(c.num_layers, c.num_kv_heads, c.head_dim),
-      **{site: phi_lib.LowRankSite(c.num_layers, *fan) for site, fan in fans.items()},
+      PREFIX_SITE: specs.PrefixSite(c.num_layers, c.num_kv_heads, c.head_dim),
+      **{site: specs.LowRankSite(c.num_layers, *fan) for site, fan in fans.items()},
     }
 
   def phi_spec(self, sites: Sequence[str], **sizes) -> Phi:
-    """The abstract phi at these sites; sizes as `core.phi.make_spec` has them."""
-    return phi_lib.make_spec(self.places(), sites, **sizes)
+    """The abstract phi at these sites; sizes as `core.specs.make_spec` has them."""
+    return specs.make_spec(self.places(), sites, **sizes)
+
+  def prompted(self, prompt: Float[Array, "P D"]) -> Phi:
+    """The phi of a soft prompt: embeddings in front of every input.
+
+    The model is causal, so what they do to the text behind them is all in their keys and values:
+    they are read once, and phi is that prefix (arXiv 2104.08691 for a decoder).
+    """
+    key, value = self.read(prompt.astype(self.activations)[None], jnp.arange(len(prompt))[None])
+    out: dict = {}
+    phi_lib.insert(out, PREFIX_SITE, phi_lib.whole_prefix(key, value))
+    return out
 
   def embed_tokens(self, tokens: Int[Array, "*batch T"]) -> Float[Array, "*batch T D"]:
     """Input embeddings."""

@@ -8,16 +8,17 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from hyperjax.core import phi as phi_lib
-from hyperjax.core.phi import Phi, Prefix
+from hyperjax.core.phi import Phi, Prefix, Prompt
 from hyperjax.models import peft_lora
-from hyperjax.models.peft_files import CONFIG, TENSORS, check_names, positive
+from hyperjax.models.peft_files import CONFIG, TENSORS, check_names, expect, positive
 from hyperjax.models.peft_lora import Module
 
 PROMPT = "prompt_embeddings"
-_PREFIX = "PREFIX_TUNING"
+_PREFIX, _SOFT_PROMPT = "PREFIX_TUNING", "PROMPT_TUNING"
 
 # Keys of adapter_config.json that do not change the numbers of an inference pass.
 _HARMLESS = frozenset("""
@@ -28,11 +29,17 @@ _HARMLESS = frozenset("""
 _READ = {
   _PREFIX: {"num_virtual_tokens", "num_layers", "num_attention_heads", "token_dim",
             "encoder_hidden_size", "num_transformer_submodules"},
+  _SOFT_PROMPT: {
+    "num_virtual_tokens", "num_layers", "num_attention_heads", "token_dim",
+    "num_transformer_submodules", "prompt_tuning_init", "prompt_tuning_init_text",
+    "tokenizer_name_or_path", "tokenizer_kwargs",
+  },
   peft_lora.KIND: {"r", "lora_alpha", "target_modules", "use_rslora", "rank_pattern",
                    "alpha_pattern"},
 }  # fmt: skip
 _FIXED = {
   _PREFIX: {"init_weights": (True,)},
+  _SOFT_PROMPT: {},
   # Other initialisations of LoRA (PiSSA, OLoRA, ...) change the base weights when they load.
   peft_lora.KIND: {"bias": ("none",), "init_lora_weights": (True, "gaussian", "orthogonal", "eva")},
 }
@@ -46,10 +53,11 @@ class Format:
   Attributes:
     task_type: PEFT's name for the kind of model.
     modules: configuration -> the module of every site of a low-rank update.
-    submodules: PEFT's `num_transformer_submodules` of a prefix.
+    submodules: PEFT's own `num_transformer_submodules`.
     read_prefix: (adapter_config.json, tensors, configuration, folder) -> phi.
     write_prefix: (prefix, configuration) -> entries of adapter_config.json, and the tensors; None
       where PEFT cannot hold the family's prefixes.
+    prompt_site: of the soft prompt that PEFT's PROMPT_TUNING is; None for a family without one.
   """
 
   task_type: str
@@ -57,6 +65,7 @@ class Format:
   submodules: int
   read_prefix: Callable[[Mapping, Mapping, Any, pathlib.Path], Phi]
   write_prefix: Callable[[Prefix, Any], tuple[dict, dict]] | None = None
+  prompt_site: str | None = None
 
   def write(
     self, phi: Phi, model: Any, source: str
@@ -64,7 +73,7 @@ class Format:
     """adapter_config.json and adapter_model.safetensors; None where PEFT cannot hold the phi.
 
     Args:
-      phi: of batch 1, its prefixes without padding.
+      phi: of batch 1, its prefixes and prompts without padding.
       model: the base's configuration.
       source: recorded as base_model_name_or_path.
     """
@@ -76,6 +85,13 @@ class Format:
     if nodes.keys() <= modules.keys():
       return config | peft_lora.config(nodes, modules), peft_lora.tensors(nodes, modules)
     node, *others = nodes.values()
+    if not others and isinstance(node, Prompt):
+      prompt = np.asarray(node.value[0, 0], np.float32)
+      number, width = prompt.shape
+      return config | {
+        "peft_type": _SOFT_PROMPT, "num_virtual_tokens": number, "token_dim": width,
+        "num_transformer_submodules": 1,
+      }, {PROMPT: prompt}  # fmt: skip
     if others or not isinstance(node, Prefix) or self.write_prefix is None:
       return None
     entries, tensors = self.write_prefix(node, model)
@@ -105,8 +121,9 @@ class Format:
     """
     where = folder / CONFIG
     kind = raw.get("peft_type")
-    if kind not in _READ:
-      raise ValueError(f"{where}: peft_type is {kind!r}; supported: {', '.join(sorted(_READ))}")
+    supported = [k for k in sorted(_READ) if k != _SOFT_PROMPT or self.prompt_site is not None]
+    if kind not in supported:
+      raise ValueError(f"{where}: peft_type is {kind!r}; supported: {', '.join(supported)}")
     for key, value in raw.items():
       if key in _HARMLESS or key in _READ[kind] or value in _EMPTY:
         continue
@@ -114,10 +131,24 @@ class Format:
         _refuse(where, key, value, _FIXED[kind].get(key, ()))
     if kind == peft_lora.KIND:
       return peft_lora.read(raw, tensors, self.modules(model), folder)
+    if kind == _SOFT_PROMPT:
+      return self._read_prompt(raw, tensors, model, folder)
     submodules = raw.get("num_transformer_submodules")
     if submodules not in (None, self.submodules):
       _refuse(where, "num_transformer_submodules", submodules, (self.submodules,))
     return self.read_prefix(raw, tensors, model, folder)
+
+  def _read_prompt(self, raw, tensors, model, folder) -> Phi:
+    expect(raw, {"token_dim": model.d_model}, folder)
+    number, parts = positive(raw, "num_virtual_tokens", folder), self.submodules
+    if raw.get("num_transformer_submodules") is not None:
+      parts = positive(raw, "num_transformer_submodules", folder)
+    # PEFT 0.21.2 keeps rows for the decoder too unless told, and uses the first ones alone.
+    check_names(folder / TENSORS, tensors, {PROMPT: (parts * number, model.d_model)})
+    out: dict = {}
+    prompt = jnp.asarray(tensors[PROMPT][:number])[None, None]
+    phi_lib.insert(out, self.prompt_site, phi_lib.whole_prompt(prompt))
+    return out
 
 
 def _refuse(where: pathlib.Path, key: str, value: Any, allowed: Sequence[Any]) -> None:

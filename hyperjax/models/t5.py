@@ -10,13 +10,14 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from hyperjax.core import layers, masks, positions
+from hyperjax.core import layers, masks, positions, specs
 from hyperjax.core import phi as phi_lib
 from hyperjax.core.batch import EncoderDecoderQuery
 from hyperjax.core.phi import Phi, sub
 from hyperjax.models.t5_blocks import ACTIVATIONS, DecoderBlock, EncoderBlock, KeyValue
 
 PREFIX_SITES = ("encoder.self.prefix", "decoder.self.prefix", "decoder.cross.prefix")
+PROMPT_SITE = "embed"  # of the encoder's input
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +80,7 @@ class Cache:
   Attributes:
     own: the decoder's keys and values of what was produced, [L, B, M, C, N, H] each.
     memory: the cross-attention's, [L, B, M, T, N, H] each.
-    length: [B, M], real tokens of the encoder's text.
+    length: [B, M], real rows of the encoder's output.
   """
 
   own: KeyValue
@@ -138,7 +139,7 @@ class T5(nnx.Module):
   def activations(self) -> Any:
     return self._activations or self.embed[...].dtype
 
-  def places(self) -> dict[str, phi_lib.PrefixSite | phi_lib.LowRankSite]:
+  def places(self) -> dict[str, specs.Site]:
     """The sites at which phi can act."""
     c = self.config
     width = c.num_heads * c.head_dim
@@ -149,27 +150,42 @@ class T5(nnx.Module):
     mlp = {"up": (c.d_model, c.d_mlp), "down": (c.d_mlp, c.d_model)}
     if c.activation.startswith("gated"):
       mlp["gate"] = (c.d_model, c.d_mlp)
-    out: dict = {}
+    out: dict = {PROMPT_SITE: specs.PromptSite(c.d_model)}
     for stack, num_layers, attentions in (
       ("encoder", c.num_encoder_layers, ("self",)),
       ("decoder", c.num_decoder_layers, ("self", "cross")),
     ):
       for attention in attentions:
         at = f"{stack}.{attention}"
-        out[f"{at}.prefix"] = phi_lib.PrefixSite(num_layers, c.num_heads, c.head_dim)
+        out[f"{at}.prefix"] = specs.PrefixSite(num_layers, c.num_heads, c.head_dim)
         for name, fans in projections.items():
-          out[f"{at}.{name}"] = phi_lib.LowRankSite(num_layers, *fans)
+          out[f"{at}.{name}"] = specs.LowRankSite(num_layers, *fans)
       for name, fans in mlp.items():
-        out[f"{stack}.mlp.{name}"] = phi_lib.LowRankSite(num_layers, *fans)
+        out[f"{stack}.mlp.{name}"] = specs.LowRankSite(num_layers, *fans)
     return out
 
   def phi_spec(self, sites: Sequence[str], **sizes) -> Phi:
-    """The abstract phi at these sites; sizes as `core.phi.make_spec` has them."""
-    return phi_lib.make_spec(self.places(), sites, **sizes)
+    """The abstract phi at these sites; sizes as `core.specs.make_spec` has them."""
+    return specs.make_spec(self.places(), sites, **sizes)
+
+  def prompted(self, prompt: Float[Array, "P D"]) -> Phi:
+    """The phi of a soft prompt: embeddings in front of every text that the encoder reads.
+
+    They are a part of its input, since their states depend on the text (arXiv 2104.08691).
+    """
+    return {PROMPT_SITE: phi_lib.whole_prompt(prompt[None, None])}
 
   def embed_tokens(self, tokens: Int[Array, "*batch T"]) -> Float[Array, "*batch T D"]:
     """Input embeddings of both stacks."""
     return self.embed[...][tokens].astype(self.activations)
+
+  def encode_tokens(
+    self, tokens: Int[Array, "B M T"], length: Int[Array, "B M"], phi: Phi | None
+  ) -> tuple[Float[Array, "B M _ D"], masks.Whole]:
+    """The encoder over texts, behind phi's soft prompt; and who sees what of its output."""
+    x, length = layers.embed(self.embed_tokens, tokens, length, sub(phi, PROMPT_SITE))
+    seen = masks.Whole(length)
+    return self.encode(x, seen, phi)[0], seen
 
   def encode(
     self,
@@ -240,8 +256,7 @@ class T5(nnx.Module):
     self, query: EncoderDecoderQuery, phi: Phi | None = None
   ) -> Float[Array, "B M W V"]:
     """The logits that predict each target token."""
-    text = masks.Whole(query.length)
-    encoded, _ = self.encode(self.embed_tokens(query.tokens), text, phi)
+    encoded, text = self.encode_tokens(query.tokens, query.length, phi)
     before = jnp.pad(
       query.targets[..., :-1], [(0, 0), (0, 0), (1, 0)], constant_values=self.config.start_id
     )
@@ -253,10 +268,10 @@ class T5(nnx.Module):
   ) -> tuple[Float[Array, "B M D"], Cache]:
     """Reads prompts; returns what predicts the first new token, and a cache for `room` tokens."""
     c = self.config
-    encoded, _ = self.encode(self.embed_tokens(tokens), masks.Whole(length), phi)
+    encoded, text = self.encode_tokens(tokens, length, phi)
     shape = (c.num_decoder_layers, *length.shape, room, c.num_heads, c.head_dim)
     own = (jnp.zeros(shape, encoded.dtype), jnp.zeros(shape, encoded.dtype))
-    cache = Cache(own, self.memory(encoded, phi), length)
+    cache = Cache(own, self.memory(encoded, phi), text.length)
     return self.advance(jnp.full(length.shape, c.start_id, jnp.int32), jnp.int32(0), phi, cache)
 
   def advance(

@@ -1,4 +1,5 @@
-"""PEFT's names for a T5's modules, and the one prefix that it can hold: the decoder's own.
+"""PEFT's names for a T5's modules, its soft prompt, and the one prefix that it can hold: the
+decoder's own.
 
 An encoder's prefix, or one of the cross-attention, PEFT 0.21.2 cannot hold at all.
 """
@@ -15,7 +16,7 @@ from hyperjax.core.phi import Phi
 from hyperjax.models import peft_files, peft_format
 from hyperjax.models.peft_format import Format
 from hyperjax.models.peft_lora import Module
-from hyperjax.models.t5 import T5Config
+from hyperjax.models.t5 import PROMPT_SITE, T5Config
 
 _PREFIX_SITE = "decoder.self.prefix"
 
@@ -65,4 +66,4 @@ def _read_prefix(
   return out
 
 
-FORMAT = Format("SEQ_2_SEQ_LM", _modules, 2, _read_prefix)
+FORMAT = Format("SEQ_2_SEQ_LM", _modules, 2, _read_prefix, prompt_site=PROMPT_SITE)

@@ -184,6 +184,36 @@ def test_t5s_prefix_cut_in_two_is_whole_again(positions):
   assert same < 1e-9 if positions == "none" else same > 1e-3
 
 
+# ---- Soft prompts ------------------------------------------------------------------------------
+
+
+def prompt_of(rows, size, seed, lengths=None):
+  spec = tiny_t5.t5(jnp.float64).phi_spec(["embed"], prefix_length=size)
+  return tiny.random_phi(spec, rows, seed=seed, dtype=jnp.float64, lengths=lengths)
+
+
+def test_prompts_are_averaged_entry_by_entry():
+  phis = [prompt_of(2, 3, seed, (3, 2)) for seed in (1, 2)]
+  node = arithmetic.mean(phis)["embed"]
+  assert_same(node.value, (phis[0]["embed"].value + phis[1]["embed"].value) / 2)
+  assert node.length.tolist() == [[3, 2]]
+  with pytest.raises(ValueError, match="different lengths at 'embed' have no mean"):
+    arithmetic.mean([phis[0], prompt_of(2, 3, 3)])
+
+
+def test_a_prompt_behind_another_is_one_long_prompt():
+  """Row by row at another place, and as the model reads them."""
+  model, query = tiny_t5.t5(jnp.float64), tiny_t5.query(3, 2, 5)
+  first, second = prompt_of(3, 4, 1, (4, 2, 0)), prompt_of(1, 3, 2, (2,))
+  both = arithmetic.concatenate(first, second, move=None)
+  assert both["embed"].length.tolist() == [[6, 4, 2]]
+  ours = tiny.logits(model, query, both)
+  for b, n in enumerate((4, 2, 0)):
+    one, two = first["embed"].value[0, b, :n], second["embed"].value[0, 0, :2]
+    long = model.prompted(jnp.concatenate([one, two]))
+    assert_same(ours[b], tiny.logits(model, tiny.row(query, b), long)[0])
+
+
 def test_concatenation_works_inside_a_program():
   first, second = (phi_of(2, s, prefix=3, rank=2, lengths=(3, 1)) for s in (1, 2))
   make = lambda a, b: (arithmetic.concatenate(a, b, move=move()), arithmetic.mean([a, b]))

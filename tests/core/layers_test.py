@@ -1,4 +1,4 @@
-"""phi's two touch points against NumPy written out in loops, and what they add to a program."""
+"""phi's touch points against NumPy written out in loops, and what they add to a program."""
 
 import re
 
@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from hyperjax.core import masks
-from hyperjax.core.layers import RMSNorm, attend, matmul, project
-from hyperjax.core.phi import LowRank, Prefix
+from hyperjax.core.layers import RMSNorm, attend, embed, matmul, project
+from hyperjax.core.phi import LowRank, Prefix, Prompt
 
 
 @pytest.fixture
@@ -39,6 +39,24 @@ def test_a_projection_of_several_axes_takes_an_update(x64):
   merged = kernel + 1.5 * (update.a @ update.b).reshape(2, 2, 3, 5)
   expected = np.einsum("bmtnh,bnhd->bmtd", x, merged)
   np.testing.assert_allclose(project(x, kernel, update), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_a_prompt_its_text_then_padding(rows):
+  table, value = random(0, 9, 4), random(1, 1, rows, 3, 4)
+  before = np.array([[2, 0, 3][:rows]])
+  tokens = jnp.arange(3 * 2 * 5).reshape(3, 2, 5) % 9
+  length = jnp.array([[5, 1], [2, 4], [3, 3]])
+  x, real = embed(table.__getitem__, tokens, length, Prompt(value, jnp.asarray(before)))
+  assert x.shape == (3, 2, 8, 4)
+  for b, m in np.ndindex(3, 2):
+    n, t = before[0, b % rows], int(length[b, m])
+    assert real[b, m] == n + t
+    np.testing.assert_array_equal(x[b, m, :n], value[0, b % rows, :n])
+    np.testing.assert_array_equal(x[b, m, n : n + t], table[tokens[b, m, :t]])
+  x, real = embed(table.__getitem__, tokens, length)
+  np.testing.assert_array_equal(x, table[tokens])
+  assert real is length
 
 
 def by_hand(q, k, v, mask, prefix, scale):
@@ -110,7 +128,8 @@ def test_narrow_operands_never_meet_wide_ones_in_a_product():
   text = jax.jit(jax.grad(loss, (0, 1))).lower(x, w).as_text()
   kind = r"tensor<\w+x(\w+)>"
   products = re.findall(rf"dot_general.* : \({kind}, {kind}\) -> {kind}", text)
-  assert products == [("bf16", "bf16", "f32")] * 3, text
+  results = [("f32",), ("f32",), ("bf16",)]  # of the product, and of x's and w's gradients
+  assert sorted(products) == sorted(("bf16", "bf16", *result) for result in results), text
 
 
 @pytest.mark.parametrize("lengths", [None, (5,), (3,), (5, 2), (0, 1)])

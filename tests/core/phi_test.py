@@ -9,7 +9,7 @@ import pytest
 
 from hyperjax.core import phi as phi_lib
 from hyperjax.core.phi import LowRank, Prefix
-from tests.models import tiny
+from tests.models import tiny, tiny_t5
 
 Q, V, PREFIX = "decoder.self.q", "decoder.self.v", "decoder.self.prefix"
 
@@ -76,7 +76,7 @@ def test_sites_are_dotted_names():
 
 
 def test_what_is_no_node_is_named():
-  with pytest.raises(ValueError, match="holds a list at 'decoder.q', not a Prefix or LowRank"):
+  with pytest.raises(ValueError, match="holds a list at 'decoder.q', not a Prefix, Prompt or Low"):
     phi_lib.sites({"decoder": {"q": [1]}})
 
 
@@ -128,13 +128,6 @@ def test_check_names_another_shape():
     phi_lib.check(replaced(phi_of(), PREFIX, short), spec())
 
 
-@pytest.mark.parametrize("rank", [-1, 0, 17])
-def test_a_rank_out_of_range_names_the_projection(rank):
-  with pytest.raises(ValueError, match=f"rank {rank} is not in 1..16, .* a 32 x 16 projection"):
-    phi_lib.low_rank_leaf(3, 32, 16, rank, 1.0)
-  assert phi_lib.low_rank_leaf(3, 32, 16, 16, 8.0).scale == 0.5
-
-
 def test_stack_rows_pads_prefixes_and_ranks():
   """Whether padding acts on a model is tested there; here what the arrays are."""
   long, short = phi_of(1, rank=1), phi_of(2, seed=6, prefix=2, rank=3, alpha=1.5, lengths=(2, 1))
@@ -155,6 +148,18 @@ def test_stack_rows_refuses_other_sites():
   message = r"cannot share a batch: \['decoder.self.prefix', .*\] and \['decoder.self.prefix'\]"
   with pytest.raises(ValueError, match=message):
     phi_lib.stack_rows([phi_of(1), phi_of(1, sites=())])
+
+
+def test_stack_rows_pads_prompts():
+  model = tiny_t5.t5()
+  phis = [
+    tiny.random_phi(model.phi_spec(["embed"], prefix_length=size), 1, seed=size) for size in (2, 4)
+  ]
+  node = phi_lib.stack_rows(phis)["embed"]
+  assert node.value.shape == (1, 2, 4, 32) and node.length.tolist() == [[2, 4]]
+  for row, phi in enumerate(phis):
+    size = phi["embed"].value.shape[2]
+    np.testing.assert_array_equal(node.value[:, row, :size], phi["embed"].value[:, 0])
 
 
 def test_merge_has_the_sites_of_both():

@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 from hyperjax import sources
-from hyperjax.core import masks, sharding
+from hyperjax.core import masks, sharding, specs
 from hyperjax.core import phi as phi_lib
 from hyperjax.data import vocabularies
 from hyperjax.hypermodels import heads
@@ -95,7 +95,7 @@ def test_they_start_at_their_scale_whatever_the_bodys(variant):
   rms = lambda x: np.sqrt(np.square(x).mean(tuple(range(1, x.ndim))))
 
   def start(emit, place, size=1.0):
-    spec = phi_lib.make_spec(
+    spec = specs.make_spec(
       {"x": place}, ["x"], prefix_length=40, rank=getattr(emit, "rank", 0), alpha=1.0
     )
     slots = heads.slots_per_site(spec)
@@ -104,10 +104,10 @@ def test_they_start_at_their_scale_whatever_the_bodys(variant):
 
   for size in (1.0, 1e3):
     emit = EmitPrefix(40, key_scale=3.0, value_scale=0.5)
-    _, prefix = start(emit, phi_lib.PrefixSite(3, 8, 50), size)
+    _, prefix = start(emit, specs.PrefixSite(3, 8, 50), size)
     np.testing.assert_allclose(rms(prefix.key), np.full(3, 3.0), rtol=0.15)
     np.testing.assert_allclose(rms(prefix.value), np.full(3, 0.5), rtol=0.15)
-    drawn, update = start(EmitLowRank(16), phi_lib.LowRankSite(3, 500, 30), size)
+    drawn, update = start(EmitLowRank(16), specs.LowRankSite(3, 500, 30), size)
     np.testing.assert_allclose(rms(update.a), rms(drawn.a), rtol=0.15)
     np.testing.assert_array_equal(update.b, 0.0)
 
@@ -192,6 +192,8 @@ def test_the_compute_dtype_is_that_of_the_states():
    "EmitLowRank.sites: 'decoder.self.prefix' holds a Prefix"),
   (lambda: EmitPrefix(2, sites=["decoder.self.q"]).spec(tiny.llama()),
    "EmitPrefix.sites: 'decoder.self.q' holds a LowRank"),
+  (lambda: EmitPrefix(2, sites=["embed"]).spec(tiny_t5.t5()),
+   "EmitPrefix.sites: 'embed' holds a Prompt"),
   (lambda: EmitPrefix(2, sites=["decoder.prefix"]).spec(tiny.llama()),
    "unknown site 'decoder.prefix'; the nearest is 'decoder.self.prefix'"),
 ])  # fmt: skip

@@ -1,18 +1,22 @@
-"""Prefixes tuned by way of a soft prompt or an MLP, and the configurations of tuned phis."""
+"""Soft prompts, prefixes tuned by way of an MLP, and the configurations of tuned phis."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 
 from hyperjax.core import masks
 from hyperjax.core import phi as phi_lib
+from hyperjax.core.sharding import MeshConfig
 from hyperjax.hypermodels.gist_tokens import GistTokens
 from hyperjax.hypermodels.heads import EmitPrefix, HeadsConfig
 from hyperjax.hypermodels.in_context import InContext, TunedInContextConfig
 from hyperjax.hypermodels.prompts import ReparameterisedConfig, SoftPromptConfig
 from hyperjax.hypermodels.tuned import FullConfig, NoPhi, TunedConfig, TunedPhi
+from hyperjax.models.t5 import PROMPT_SITE
+from hyperjax.training import step
 from tests.hypermodels import tiny_t5
 from tests.models import tiny
 
@@ -21,7 +25,49 @@ def build(config, model):
   return config.build(model, tiny.encode, nnx.Rngs(3))
 
 
-def test_a_soft_prompt_is_embeddings_in_front_of_the_input():
+MODELS = {"llama": (tiny.llama, tiny.batch), "t5": (tiny_t5.t5, tiny_t5.batch)}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_soft_prompt_starts_from_a_texts_embeddings(name):
+  model = MODELS[name][0]()
+  prompt = build(SoftPromptConfig(GistTokens(5, "ab", noise=0.0)), model).prompt[...]
+  ids = jnp.asarray([tiny.encode("ab")[i % 2] for i in range(5)])
+  np.testing.assert_array_equal(prompt, model.embed_tokens(ids))
+
+
+def test_a_t5s_soft_prompt_is_a_phi_of_its_own_site():
+  model = tiny_t5.t5()
+  producer = build(SoftPromptConfig(GistTokens(4, "ab")), model)
+  phi = producer(model, tiny.support(3, 2))
+  spec = TunedConfig([PROMPT_SITE], prefix_length=4).spec(model)
+  phi_lib.check(phi, spec)
+  np.testing.assert_array_equal(phi[PROMPT_SITE].value[0, 0], producer.prompt[...])
+  same = TunedPhi.starting_from(phi, spec)(model, None)  # as `tune` starts from a run
+  jax.tree.map(np.testing.assert_array_equal, same, phi)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_training_a_soft_prompt_changes_nothing_else(name):
+  make, batch = MODELS[name]
+  model = make()
+  parts = step.split(step.System(build(SoftPromptConfig(GistTokens(4, "ab")), model), model))
+  copy = lambda tree: jax.tree.map(lambda x: jnp.array(np.asarray(x)), tree)
+  optimizer, trained, frozen = optax.adam(0.03), copy(parts.trained), copy(parts.frozen)
+  state = step.init_optimizer(optimizer, trained, MeshConfig().build(jax.devices()[:1]))
+  train = step.make_train_step(parts.graph, optimizer, step.Objective())
+  losses = []
+  for _ in range(10):
+    trained, state, metrics = train(trained, state, frozen, batch(4, 2))
+    losses.append(float(metrics["loss"]))
+  assert losses[-1] < losses[0] - 0.1, losses
+  assert list(trained) == ["producer"] and list(trained["producer"]) == ["prompt"]
+  moved = np.abs(trained["producer"]["prompt"] - parts.trained["producer"]["prompt"])
+  assert moved.min(1).max() > 0 and (moved.max(1) > 0.01).all()
+  jax.tree.map(np.testing.assert_array_equal, frozen, parts.frozen)
+
+
+def test_a_llamas_soft_prompt_is_embeddings_in_front_of_the_input():
   model, query = tiny.llama(), tiny.query(2, 3, 5)
   producer = build(SoftPromptConfig(GistTokens(4, "ab")), model)
   phi = producer(model, tiny.support(3, 2))

@@ -15,6 +15,13 @@ from hyperjax.launch import command_line
 
 TOY = {
   "toy_project/__init__.py": "",
+  "toy_project/late.py": """
+    import gin
+
+    @gin.configurable
+    def late():
+      pass
+    """,
   "toy_project/model.py": """
     import dataclasses
 
@@ -30,6 +37,7 @@ TOY = {
     """,
   "toy_project/train.py": '''
     """A command."""
+    import importlib
     import json
 
     from hyperjax import launch
@@ -54,6 +62,8 @@ TOY = {
         raise FloatingPointError("step 16: loss nan.")
       if steps == 15:
         open("/nowhere/at/all")
+      if steps == 18:
+        importlib.import_module("toy_project.late")
       return 3 if steps == 3 else None
 
     def show(steps=1):
@@ -144,6 +154,10 @@ class TestValues:
     assert (call["model"].width, call["model"].depth) == (8, 2)
     assert call["steps"] == 5 and call["model_dir"] == "out" and call["rates"] == (0.5, 1e-3)
     assert call["dry_run"] is False
+
+  def test_what_is_imported_late_may_register_with_gin(self, files):
+    assert start(*settings(steps=18)) == 0
+    assert gin.config_is_locked()
 
   def test_a_later_file_wins_and_the_command_line_wins_last(self, files, toy):
     (files / "wide.gin").write_text("WIDTH = 16\n")

@@ -90,10 +90,10 @@ def texts(c: T5Config) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   return tokens, np.array([30, 17, 1], np.int32), targets
 
 
-def our_logits(model) -> np.ndarray:
+def our_logits(model, phi=None) -> np.ndarray:
   tokens, length, targets = (jnp.asarray(x)[:, None] for x in texts(model.config))
   query = EncoderDecoderQuery(tokens, length, targets)
-  return np.asarray(jax.jit(lambda m, q: m(q))(model, query))[:, 0]
+  return np.asarray(jax.jit(lambda m, q, p: m(q, p))(model, query, phi))[:, 0]
 
 
 def inputs_of(c: T5Config) -> dict[str, torch.Tensor]:
@@ -137,6 +137,26 @@ def test_we_compute_hugging_faces_logits_from_what_it_saves(name, tmp_path):
   loaded = families.load(tmp_path)
   assert loaded.config == config
   assert_equal(our_logits(ours(loaded)), their_logits(theirs, config))
+
+
+@pytest.mark.parametrize("name", ["v1.0", "v1.1"])
+def test_a_soft_prompt_is_what_hugging_face_makes_of_embeddings(name, tmp_path):
+  config = CONFIGS[name]
+  theirs = hugging_face(config)
+  theirs.save_pretrained(tmp_path)
+  prompt = np.random.default_rng(1).standard_normal((7, config.d_model)).astype(np.float32)
+  inputs = inputs_of(config)
+  rows = torch.tensor(prompt).expand(3, -1, -1)
+  inputs["inputs_embeds"] = torch.cat([rows, theirs.shared(inputs.pop("input_ids"))], 1)
+  inputs["attention_mask"] = torch.nn.functional.pad(inputs["attention_mask"], (7, 0), value=1)
+  before = np.pad(texts(config)[2][:, :-1], [(0, 0), (1, 0)], constant_values=config.start_id)
+  with torch.no_grad():
+    before = torch.tensor(before, dtype=torch.long)
+    scores = theirs(**inputs, decoder_input_ids=before).logits.numpy()
+  model = ours(families.load(tmp_path))
+  found = our_logits(model, model.prompted(jnp.asarray(prompt)))
+  assert_equal(found, scores)
+  assert np.abs(found - our_logits(model)).max() > 100 * TOLERANCE
 
 
 NEW = 12

@@ -13,7 +13,7 @@ from flax import nnx
 from hyperjax.core import masks
 from hyperjax.core import phi as phi_lib
 from hyperjax.models.generate import generate
-from hyperjax.models.t5 import PREFIX_SITES, T5Config
+from hyperjax.models.t5 import PREFIX_SITES, PROMPT_SITE, T5Config
 from tests.models import tiny, tiny_t5
 
 ENCODER_PREFIX, DECODER_PREFIX, CROSS_PREFIX = PREFIX_SITES
@@ -200,6 +200,47 @@ def test_a_prefix_before_the_decoder_is_having_decoded_its_tokens(x64):
   assert np.abs(other - ours).max() > 1e-3
 
 
+# ---- A soft prompt -----------------------------------------------------------------------------
+
+
+def read_by_hand(model, prompt, query, phi=None):
+  """Logits of one text without padding, behind a prompt's rows [P, D]."""
+  x = jnp.concatenate([prompt, model.embed_tokens(query.tokens[0, 0])])[None, None]
+  seen = masks.Whole(jnp.full((1, 1), x.shape[2]))
+  encoded, _ = model.encode(x, seen, phi)
+  before = jnp.asarray([[[model.config.start_id, *query.targets[0, 0, :-1].tolist()]]])
+  x = model.decode(model.embed_tokens(before), encoded, (masks.Causal(), seen), phi)
+  return model.logits(x)[0, 0]
+
+
+@pytest.mark.parametrize("sites", [[], ["encoder.self.prefix", "decoder.cross.k"]])
+def test_a_prompt_stands_in_front_of_the_embeddings(x64, sites):
+  """Rows with prompts and texts of other lengths, and what pads both is not zero."""
+  model, lengths = tiny_t5.t5(jnp.float64), np.array([[5, 2], [1, 4], [3, 5]])
+  query = tiny_t5.query(3, 2, 5, lengths=lengths)
+  phi = whole_phi(model, 3, sites=[PROMPT_SITE, *sites], positions="before", lengths=(4, 2, 0))
+  ours, plain = tiny.logits(model, query, phi), tiny.logits(model, query)
+  others = {site: node for site, node in phi.items() if site != PROMPT_SITE}
+  for b, m in np.ndindex(lengths.shape):
+    alone = tiny_t5.query(1, 1, 1)
+    alone = dataclasses.replace(
+      alone, tokens=query.tokens[b : b + 1, m : m + 1, : lengths[b, m]],
+      targets=query.targets[b : b + 1, m : m + 1],
+    )  # fmt: skip
+    own = jax.tree.map(lambda x, b=b: x[:, b : b + 1], others)
+    prompt = phi[PROMPT_SITE].value[0, b, : (4, 2, 0)[b]]
+    assert_same(ours[b, m], read_by_hand(model, prompt, alone, own))
+    assert b == 2 or np.abs(ours[b, m] - plain[b, m]).max() > 1e-3
+
+
+def test_the_models_own_embeddings_as_a_prompt_are_its_tokens(x64):
+  model, query = tiny_t5.t5(jnp.float64), tiny_t5.query(1, 1, 6)
+  rest = dataclasses.replace(query, tokens=query.tokens[..., 2:], length=query.length - 2)
+  phi = model.prompted(model.embed_tokens(query.tokens[0, 0, :2]))
+  phi_lib.check(phi, model.phi_spec([PROMPT_SITE], prefix_length=2))
+  assert_same(tiny.logits(model, rest, phi), tiny.logits(model, query))
+
+
 # ---- Rows and padding --------------------------------------------------------------------------
 
 
@@ -271,6 +312,7 @@ DECODED = {
   "prefixes before": lambda m: whole_phi(
     m, 3, sites=PREFIX_SITES, positions="before", lengths=(1, 4, 0)
   ),
+  "prompts": lambda m: whole_phi(m, 3, sites=[PROMPT_SITE], lengths=(4, 2, 0)),
   "all": lambda m: whole_phi(m, 1, positions="before"),
 }
 
@@ -386,7 +428,7 @@ def test_only_adapted_sites_add_operations():
   one, two = program_size(model, lora(sites[0])), program_size(model, lora(*sites))
   assert two - one == one - plain > 0
   assert str(program(model, {})) == str(program(model, None))
-  for site in PREFIX_SITES:
+  for site in (PROMPT_SITE, *PREFIX_SITES):
     assert program_size(model, lora(site)) > plain
 
 
@@ -471,7 +513,8 @@ def test_the_spec_follows_the_model():
   layers = {"encoder": 2, "decoder": 3}
   for site in PREFIX_SITES:
     assert sites[site].key.shape == (layers[site.split(".")[0]], 1, 4, 4, 8)
-  ends = {s: (n.a.shape[2], n.b.shape[3]) for s, n in sites.items() if s not in PREFIX_SITES}
+  assert sites[PROMPT_SITE].value.shape == (1, 1, 4, 32)
+  ends = {s: (sites[s].a.shape[2], sites[s].b.shape[3]) for s in tiny_t5.LOW_RANK}
   for site in tiny_t5.LOW_RANK:
     name = site.split(".")[-1]
     want = {"gate": (32, 48), "up": (32, 48), "down": (48, 32)}.get(name, (32, 32))

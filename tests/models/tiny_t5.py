@@ -10,7 +10,7 @@ from flax import nnx
 
 from hyperjax.core.batch import EncoderDecoderQuery
 from hyperjax.models import families
-from hyperjax.models.t5 import PREFIX_SITES, T5, T5Config
+from hyperjax.models.t5 import PREFIX_SITES, PROMPT_SITE, T5, T5Config
 
 # Few buckets and short distances, so that short texts reach the last, shared bucket.
 CONFIG = T5Config(
@@ -23,7 +23,7 @@ LOW_RANK = (
   *(f"{attention}.{name}" for attention in ATTENTIONS for name in "qkvo"),
   *(f"{stack}.mlp.{name}" for stack in ("encoder", "decoder") for name in ("gate", "up", "down")),
 )
-ALL = (*PREFIX_SITES, *LOW_RANK)
+ALL = (PROMPT_SITE, *PREFIX_SITES, *LOW_RANK)
 
 
 @functools.cache

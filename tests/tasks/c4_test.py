@@ -90,7 +90,7 @@ GZIPPED = gzip.compress(lines(*map(str, range(9999))))
   ("a.jsonl", b'\n{"text": 3}', 'line 2: "text" must be text, not 3'),
   ("a.jsonl", b'{"text": "a', "line 1: not JSON: Unterminated string"),
   ("a.jsonl", b"[" * 10**6, "line 1: not JSON: "),
-  ("a.jsonl", b'{"text": "\\ud800"}', 'line 1: "text" cannot be written in UTF-8'),
+  ("a.jsonl", b'{"text": "\\ud800"}', 'line 1: "text" is not Unicode text'),
   ("a.jsonl", lines("x") + b'{"text": "\xff"}', "line 2: not UTF-8"),
   ("a.txt", b"good\ngood\n\xff\n", "line 3: not UTF-8"),
   ("a.jsonl.gz", GZIPPED[:-9], "it cannot be read: Compressed file ended"),

@@ -35,7 +35,9 @@ def test_json_and_jsonl_read_alike(tmp_path):
     ({"input": "a", "output": " "}, "the output is empty"),
     ({"input": "a", "output": "b", "options": ["b", "c", "b"]}, "option 'b' occurs twice"),
     ({"input": "a", "output": "b", "options": ["c"]}, "the output 'b' is none of its options"),
+    ({"input": "a", "output": "b", "options": ["b", " "]}, "an option is empty"),
     ({"input": "a", "output": "b", "options": "b"}, "options must be a list, not 'b'"),
+    ({"input": "a\ud800", "output": "b"}, "input is not Unicode text"),
     ({"input": "a", "output": ["b"]}, r"output must be text or a number, not \['b'\]"),
     ({"input": "a", "output": True}, "output must be text or a number, not True"),
     ({"input": None, "output": "b"}, "input must be text or a number, not None"),
@@ -56,6 +58,8 @@ def test_files_that_are_no_list_of_examples(tmp_path):
     load(write(tmp_path / "a.json", "[\n,"))
   with pytest.raises(ValueError, match=r"b\.jsonl, line 2: not JSON: .*\(column 9\)"):
     load(write(tmp_path / "b.jsonl", '{"input": "a", "output": "b"}\n{"input"\n'))
+  with pytest.raises(ValueError, match=r"b\.jsonl, line 1: not JSON: NaN is no JSON value"):
+    load(write(tmp_path / "b.jsonl", '{"input": "a", "output": NaN}'))
   with pytest.raises(ValueError, match=r"c\.json must hold a list of objects"):
     load(write(tmp_path / "c.json", {"input": "a", "output": "b"}))
   with pytest.raises(ValueError, match=r"d\.json holds no rows"):

@@ -1,0 +1,179 @@
+"""metaicl: the tasks and settings of MetaICL (Min et al. 2022, arXiv 2110.15943).
+
+    config/hr_to_lr.json                        {"train": [...], "test": [...], ...}
+    config/tasks/glue-rte.json                  {"task_type": "classification", ...}
+    data/piqa/piqa_16384_100_train.jsonl        a training task
+    data/glue-rte/glue-rte_16_13_train.jsonl    what a target task shows, drawn with seed 13
+    data/glue-rte/glue-rte_16_13_test.jsonl     what it asks
+
+`MetaICL(path)` registers the training tasks of a setting, `MetaICL(path, part="test")` its target
+tasks, and a mixture `<name>` over them with equal rates. `path` is a checkout of
+github.com/facebookresearch/MetaICL in which its own scripts have made `data/`. Nothing is read at
+import.
+"""
+
+import dataclasses
+import functools
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from hyperjax.data import rows
+from hyperjax.data.manifest import did_you_mean, digest, file_digest
+from hyperjax.tasks import fewshot, folders
+
+KINDS = ("classification", "multi-choice", "free-form")
+SEEDS = (100, 13, 21, 42, 87)
+_TRAINING = "16384_100"  # examples and seed in the names of training tasks' files
+
+
+class Task(NamedTuple):
+  """One task.
+
+  Attributes:
+    kind: one of `KINDS`.
+    files: {split: file}.
+  """
+
+  kind: str
+  files: dict[str, pathlib.Path]
+
+
+@dataclasses.dataclass(frozen=True)
+class MetaICL:
+  """The tasks of one part of a setting.
+
+  Attributes:
+    path: the checkout.
+    setting: a file in its folder `config`, such as 'hr_to_lr' or 'class_to_class'.
+    part: 'train', or target tasks: 'test' or 'unseen_domain_test'.
+    seed: which draw of the target tasks' examples, of `SEEDS`.
+    k: how many examples a target task shows.
+    name: name of the mixture and first part of the tasks' names.
+  """
+
+  path: str
+  setting: str = "hr_to_lr"
+  part: str = "train"
+  seed: int = 100
+  k: int = 16
+  name: str = "metaicl"
+
+  def __post_init__(self):
+    if self.seed not in SEEDS:
+      raise ValueError(f"MetaICL: seed is {self.seed}; MetaICL draws with {SEEDS}.")
+
+  def available(self) -> bool:
+    return (pathlib.Path(self.path) / "data").is_dir()
+
+  def fingerprints(self) -> Mapping[str, str]:
+    """Returns {task name: hash of its kind and its files}."""
+    return {
+      name: digest([name, task.kind, *map(file_digest, task.files.values())])
+      for name, task in self.tasks().items()
+    }
+
+  def register(self) -> None:
+    """Registers the tasks and the mixture with seqio.
+
+    Classification is scored by macro-F1, all else by accuracy, as in MetaICL.
+    """
+    from hyperjax.evaluation import classification
+    from hyperjax.tasks import registry
+
+    tasks = self.tasks()
+    fewest = 0 if self.part == "train" else 2  # answers of target tasks are ranked
+    for name, task in tasks.items():
+      splits = {split: functools.partial(load, file, fewest) for split, file in task.files.items()}
+      classes = task.kind == "classification"
+      metric = classification.macro_f1 if classes else classification.accuracy
+      registry.add_rows(name, self.path, splits, metric_fns=[metric])
+    registry.add_mixture(self.name, dict.fromkeys(tasks, 1.0))
+
+  def tasks(self) -> dict[str, Task]:
+    """Returns {task name: task}, in the setting's order.
+
+    Raises:
+      FileNotFoundError: a file is missing; says what makes it.
+      ValueError: an unknown setting, part or kind of task, or a file that is not as MetaICL has it.
+    """
+    root = pathlib.Path(self.path)
+    file = root / "config" / f"{self.setting}.json"
+    settings = [file.stem for file in sorted(file.parent.glob("*.json"))]
+    if self.setting not in settings:
+      raise ValueError(
+        f"{file.parent}: no setting '{self.setting}'; it has {settings}."
+        f"{did_you_mean(self.setting, settings)}"
+      )
+    parts = _object(file)
+    members = parts.get(self.part)
+    if not (isinstance(members, list) and members and all(isinstance(m, str) for m in members)):
+      raise ValueError(
+        f"{file}: '{self.part}' is no list of tasks there; it has {sorted(parts)}."
+        f"{did_you_mean(self.part, parts)}"
+      )
+    return {f"{self.name}.{folders.legal(task)}": self._task(root, task) for task in members}
+
+  def _task(self, root: pathlib.Path, task: str) -> Task:
+    config = root / "config" / "tasks" / f"{task}.json"
+    kind = _object(config).get("task_type")
+    if kind not in KINDS:
+      raise ValueError(f"{config}: task_type is {kind!r}; it must be one of {KINDS}.")
+    training = self.part == "train"
+    stem = f"{task}_{_TRAINING if training else f'{self.k}_{self.seed}'}"
+    files = {
+      split: root / "data" / task / f"{stem}_{split}.jsonl"
+      for split in (("train",) if training else ("train", "test"))
+    }
+    for file in files.values():
+      if not file.exists():
+        goal = "--do_train" if training else f"--do_test --test_k {self.k}"
+        raise FileNotFoundError(
+          f"{file} is missing. MetaICL makes it, in its folder preprocess: "
+          f"python {_script(task)} {goal}"
+        )
+    return Task(kind, files)
+
+
+def _script(task: str) -> str:
+  """What makes a task's files."""
+  if task.startswith("unifiedqa:"):
+    return "unifiedqa.py"
+  return f"_build_gym.py --build{' --inst' if task.startswith('inst:') else ''}"
+
+
+def load(path: str | os.PathLike, fewest_options: int = 0) -> list[dict[str, Any]]:
+  """Reads and checks one file of examples.
+
+  Args:
+    path: the file.
+    fewest_options: how many answers an example must at least leave to choose from.
+
+  Returns:
+    Dicts of `inputs`, `targets` and `options`, which is empty where answers are free.
+
+  Raises:
+    ValueError: what is wrong, with file and line.
+  """
+  return [_row(value, where, fewest_options) for where, value in rows.values(path)]
+
+
+def _row(value: Any, where: str, fewest_options: int) -> dict[str, Any]:
+  rows.check_names(value, where, ("task", "input", "output", "options"))
+  example = {"input": value["input"], "output": value["output"]}
+  if value["options"] != []:
+    example["options"] = value["options"]
+  example = fewshot.check(example, where)
+  options = example.get("options", [])
+  if len(options) < fewest_options:
+    raise ValueError(f"{where}: {len(options)} options, where at least {fewest_options} are due.")
+  return {"inputs": example["input"], "targets": example["output"], "options": options}
+
+
+def _object(path: pathlib.Path) -> dict[str, Any]:
+  """Reads a file that holds one JSON object."""
+  value = rows.document(path)
+  if not isinstance(value, dict):
+    raise ValueError(f"{path} must hold an object, not {value!r}.")
+  return value

@@ -1,0 +1,176 @@
+"""p3: P3, the prompted data sets of T0 (Sanh et al. 2022, arXiv 2110.08207), as they were released.
+
+`P3(path)` registers a task `<name>.<data set>.<template>` for every template in the folder, and a
+mixture `<name>` over them. Layout and source of the folder: `p3_records`.
+
+    t0_train, t0+_train, t0++_train    38, 48 and 54 data sets, at T0's rates
+    t0_held_out                        9 data sets that T0 is tested on; T0+ and T0++ train on some
+
+Where T0 is tested, options are ranked on the validation split, and supports are drawn from the
+training split, which is in a folder of its own. The three rounds of ANLI are one data set here, so
+that a mean over data sets counts them once. Data sets and rates are those of
+https://github.com/bigscience-workshop/t-zero. Nothing is read at import.
+"""
+
+import collections
+import dataclasses
+import pathlib
+from collections.abc import Mapping, Sequence
+
+from hyperjax.data.manifest import did_you_mean, digest
+from hyperjax.tasks.folders import legal
+from hyperjax.tasks.p3_records import SCORE_EVAL, Split
+
+HELD_OUT = "t0_held_out"
+_T0 = (
+  "adversarial_qa_dbert", "adversarial_qa_dbidaf", "adversarial_qa_droberta", "ag_news",
+  "amazon_polarity", "app_reviews", "cnn_dailymail_3.0.0", "common_gen", "cos_e_v1.11",
+  "cosmos_qa", "dbpedia_14", "dream", "duorc_ParaphraseRC", "duorc_SelfRC", "gigaword",
+  "glue_mrpc", "glue_qqp", "imdb", "kilt_tasks_hotpotqa", "multi_news", "paws_labeled_final",
+  "qasc", "quail", "quarel", "quartz", "quoref", "ropes", "rotten_tomatoes", "samsum", "sciq",
+  "social_i_qa", "trec", "wiki_bio", "wiki_hop_original", "wiki_qa", "wiqa", "xsum",
+  "yelp_review_full",
+)  # fmt: skip
+_T0_PLUS = (
+  *_T0, "ai2_arc_ARC_Challenge", "ai2_arc_ARC_Easy", "hellaswag", "openbookqa_main", "piqa",
+  "race_high", "race_middle", "squad_v2", "trivia_qa_unfiltered", "web_questions",
+)  # fmt: skip
+_T0_PLUS_PLUS = (
+  *_T0_PLUS, "super_glue_boolq", "super_glue_copa", "super_glue_multirc", "super_glue_record",
+  "super_glue_wic", "super_glue_wsc.fixed",
+)  # fmt: skip
+MIXTURES = {
+  "t0_train": _T0,
+  "t0+_train": _T0_PLUS,
+  "t0++_train": _T0_PLUS_PLUS,
+  HELD_OUT: (
+    "anli", "hellaswag", "story_cloze_2016", "super_glue_cb", "super_glue_copa", "super_glue_rte",
+    "super_glue_wic", "super_glue_wsc.fixed", "winogrande_winogrande_xl",
+  ),
+}  # fmt: skip
+# T0 leaves out 23 more templates, all of other data sets.
+BLACKLIST = ("gigaword_summarize_",)
+# T0 sees at most so many examples of a data set, by all its templates together.
+CAP = 500_000
+
+
+@dataclasses.dataclass(frozen=True)
+class P3:
+  """The templates of one mixture.
+
+  A template has the name of its folder, without `_score_eval` at its end.
+
+  Attributes:
+    path: P3's folder `data`.
+    mixture: one of `MIXTURES`; what the folder lacks of it is left out.
+    include: data sets and templates to take; all, where empty.
+    exclude: data sets and templates to leave out.
+    name: name of the registered mixture and first part of the tasks' names.
+  """
+
+  path: str
+  mixture: str = "t0_train"
+  include: Sequence[str] = ()
+  exclude: Sequence[str] = ()
+  name: str = "p3"
+
+  def __post_init__(self):
+    if self.mixture not in MIXTURES:
+      hint = did_you_mean(self.mixture, MIXTURES)
+      raise ValueError(f"P3: mixture is '{self.mixture}', not one of {list(MIXTURES)}.{hint}")
+    object.__setattr__(self, "include", tuple(self.include))
+    object.__setattr__(self, "exclude", tuple(self.exclude))
+
+  def available(self) -> bool:
+    return pathlib.Path(self.path).is_dir()
+
+  def fingerprints(self) -> Mapping[str, str]:
+    """Returns {task: hash of its files}, of the templates that are there."""
+    return {
+      task: digest([task, *(split.fingerprint() for split in splits.values())])
+      for task, splits in self.tasks().items()
+    }
+
+  def register(self) -> None:
+    """Registers the tasks and the mixture with seqio."""
+    from t5.evaluation import metrics
+
+    from hyperjax.tasks import registry
+
+    tasks = self.tasks()
+    for task, splits in tasks.items():
+      asked = list(splits.values())[-1]
+      registry.add_rows(
+        task, asked.folder, {name: split.rows for name, split in splits.items()},
+        metric_fns=[metrics.rank_classification] if asked.has_options else [],
+      )  # fmt: skip
+    registry.add_mixture(self.name, self.rates())
+
+  def tasks(self) -> dict[str, dict[str, Split]]:
+    """Returns {task: {split: where it is read from}}, the split that is asked last.
+
+    Raises:
+      FileNotFoundError: there is no such folder.
+      ValueError: a name in include or exclude that is none, or no template is left.
+    """
+    return {self._task(t, d): self._splits(t) for t, d in self._chosen().items()}
+
+  def rates(self) -> dict[str, float]:
+    """Returns {task: T0's rate}: the size of the template's data set, or its part of `CAP`."""
+    if self.mixture == HELD_OUT:
+      return dict.fromkeys(self.tasks(), 1.0)
+    found = self._found()
+    sizes: dict[str, int] = {}
+    for template, dataset in found.items():
+      # A template may leave out some examples; the largest one has them all.
+      train = self._splits(template)["train"]
+      sizes[dataset] = max(sizes.get(dataset, 0), train.records)
+    count = collections.Counter(found.values())
+    rates = {d: float(size if size <= CAP else CAP // count[d]) for d, size in sizes.items()}
+    return {self._task(t, d): rates[d] for t, d in self._chosen().items()}
+
+  def _task(self, template: str, dataset: str) -> str:
+    return f"{self.name}.{legal(dataset)}.{legal(template.removeprefix(f'{dataset}_'))}"
+
+  def _splits(self, template: str) -> dict[str, Split]:
+    folder = pathlib.Path(self.path) / template
+    train = Split(folder, "train")
+    if self.mixture == HELD_OUT:
+      asked = Split(folder.with_name(template + SCORE_EVAL), "validation")
+      splits = [train, asked] if train.exists() else [asked]
+    else:
+      # A test split's labels are often hidden: it is taken where it is the only one.
+      others = (Split(folder, name) for name in ("validation", "test"))
+      splits = [train, *[split for split in others if split.exists()][:1]]
+    return {split.name: split for split in splits}
+
+  def _chosen(self) -> dict[str, str]:
+    """Returns {template: its data set} after include, exclude and the blacklist."""
+    found = self._found()
+    known = {*found, *found.values()}
+    for field in ("include", "exclude"):
+      for name in getattr(self, field):
+        if name not in known:
+          raise ValueError(
+            f"{self.path}: {field} names '{name}', which is no data set or template of "
+            f"'{self.mixture}' there.{did_you_mean(name, known)}"
+          )
+    include, exclude = set(self.include or known), {*self.exclude, *BLACKLIST}
+    chosen = {t: d for t, d in found.items() if {t, d} & include and not {t, d} & exclude}
+    if not chosen:
+      which = "that include and exclude leave" if found else "there"
+      raise ValueError(f"{self.path}: no template of '{self.mixture}' {which}.")
+    return chosen
+
+  def _found(self) -> dict[str, str]:
+    """Returns {template: its data set}, those of the mixture that are in the folder."""
+    if not self.available():
+      raise FileNotFoundError(f"Source '{self.name}': there is no folder {self.path}.")
+    found = {}
+    for folder in sorted(pathlib.Path(self.path).iterdir()):
+      if folder.is_dir() and folder.name.endswith(SCORE_EVAL) == (self.mixture == HELD_OUT):
+        template = folder.name.removesuffix(SCORE_EVAL)
+        for dataset in MIXTURES[self.mixture]:
+          if template.startswith(f"{dataset}_"):
+            found[template] = dataset
+    return found

@@ -1,0 +1,82 @@
+"""Every task's own metric, against answers computed by hand."""
+
+import pytest
+
+from hyperjax.evaluation import report, scores
+
+
+def record(task="a.x", seed=0, **more):
+  return {"task": task, "seed": seed, "query_id": 0, "input": "?", "target": "yes",
+          "prediction": "yes", "exact_match": 1, "log_likelihood": -1.0, **more}  # fmt: skip
+
+
+def option(target: str, by_token: str, correct: int = 0, **more):
+  return record(target=target, option_by_token=by_token, option_correct=correct, **more)
+
+
+def test_the_first_known_metric_is_chosen():
+  named = {"a.x": ("other", "rouge_l", "exact_match"), "a.y": ("other",), "b.z": ()}
+  assert scores.choose(named) == {"a.x": "rouge_l"}
+
+
+def test_a_metric_is_given_for_a_task_or_for_all_of_a_front():
+  named = {"a.x": ("rouge_l",), "a.y": ("rouge_l",), "ab.z": ("rouge_l",)}
+  assert scores.choose(named, {"a": "rank_classification", "a.y": "accuracy"}) == {
+    "a.x": "rank_classification", "a.y": "accuracy", "ab.z": "rouge_l",
+  }  # fmt: skip
+
+
+@pytest.mark.parametrize("overrides, message", [
+  ({"a.w": "rouge_l"}, "'a.w', which is no task"),
+  ({"a.x": "rogue"}, "unknown metric 'rogue' for 'a.x'; known: exact_match, rouge_l"),
+])  # fmt: skip
+def test_a_wrong_override_is_named(overrides, message):
+  with pytest.raises(ValueError, match=message):
+    scores.choose({"a.x": ()}, overrides)
+
+
+def test_texts_are_compared_with_references_or_with_the_target():
+  records = [
+    record(prediction="The cat!", references=["a dog", "the  cat"]),
+    record(prediction="No"), record(prediction="Yes."),
+  ]  # fmt: skip
+  assert scores.by_task(records, {"a.x": "exact_match"}) == {"a.x": pytest.approx(2 / 3)}
+  # "the cat sat" and "the cat": all of the reference, two thirds of the answer: F = 0.8.
+  one = [record(prediction="the cat sat", references=["the cat"])]
+  assert scores.by_task(one, {"a.x": "rouge_l"}) == {"a.x": pytest.approx(0.8)}
+
+
+def test_options_are_ranked_by_their_sum_or_by_token():
+  records = [option("yes", "no", 1), option("no", "no", 0), option("no", "yes", 0)]
+  assert scores.by_task(records, {"a.x": "rank_classification"}) == {"a.x": pytest.approx(1 / 3)}
+  assert scores.by_task(records, {"a.x": "accuracy"}) == {"a.x": pytest.approx(1 / 3)}
+  # yes: never right, F1 0. no: 1 of 2 predicted, 1 of 2 found: F1 1/2.
+  assert scores.by_task(records, {"a.x": "macro_f1"}) == {"a.x": pytest.approx(1 / 4)}
+
+
+def test_a_figure_is_of_a_seed_then_the_mean_over_seeds():
+  first = [option("yes", "yes"), option("no", "no")]  # F1 1
+  second = [option("yes", "yes", seed=1), option("no", "yes", seed=1)]  # yes 2/3, no 0
+  found = scores.by_task([*first, *second], {"a.x": "macro_f1"})
+  assert found == {"a.x": pytest.approx((1 + 1 / 3) / 2)}
+
+
+def test_a_metric_of_options_for_a_task_without_is_an_error():
+  with pytest.raises(ValueError, match="'a.x' is scored with macro_f1, which needs options"):
+    scores.by_task([record()], {"a.x": "macro_f1"})
+
+
+def test_a_report_averages_templates_then_data_sets():
+  tasks = {"p3.rte.one": 1, "p3.rte.two": 0, "p3.cb.one": 1}
+  made = [option("yes", "yes", right, task=task) for task, right in tasks.items()]
+  records = {method: made for method in ("zero_shot", "in_context", "hyperllama")}
+  results = report.summarise(
+    records, hypermodel="hyperllama", config="", command="",
+    task_metrics=dict.fromkeys(tasks, "rank_classification"),
+  )  # fmt: skip
+  found = results["methods"]["hyperllama"]
+  assert found["score"]["mean"] == pytest.approx(2 / 3)
+  assert found["score_over_families"]["mean"] == pytest.approx((1 / 2 + 1) / 2)
+  assert results["families"]["p3.rte"]["hyperllama"]["score"] == pytest.approx(1 / 2)
+  assert results["tasks"]["p3.rte.one"]["hyperllama"]["score"] == 1
+  assert "score over families" in report.markdown(results, records, [])

@@ -1,0 +1,262 @@
+"""symbol_tuning: which tasks are taken, what their labels become, and that episodes agree on it."""
+
+import dataclasses
+import json
+
+import pytest
+
+from hyperjax.data import build as build_lib
+from hyperjax.data.episodes import EpisodeConfig, TrainStream
+from hyperjax.data.eval_sets import eval_episodes
+from hyperjax.data.manifest import DataConfig, digest, ensure
+from hyperjax.tasks import registry
+from hyperjax.tasks.fewshot import Folder
+from hyperjax.tasks.metaicl import MetaICL
+from hyperjax.tasks.symbol_tuning import VERSION, SymbolTuning, classes, letters, tables
+from tests.data.fakes import PROMPT, Bytes
+from tests.tasks.metaicl_files import write_checkout
+
+REVIEWS = [  # sorted by class, as files often are
+  {"input": f"film {i}", "output": "yes" if i < 30 else "no", "options": ["yes", "no"]}
+  for i in range(60)
+]
+TOPICS = [{"input": f"text {i}", "output": ("art", "law", "war")[i % 3]} for i in range(30)]
+CAPITALS = [{"input": f"land {i}", "output": f"town {i}"} for i in range(12)]
+
+
+@pytest.fixture
+def folder(tmp_path):
+  path = tmp_path / "tasks"
+  path.mkdir()
+  for name, rows in (("reviews", REVIEWS), ("topics", TOPICS), ("capitals", CAPITALS)):
+    (path / f"{name}.json").write_text(json.dumps(rows))
+  return Folder(str(path), name=tmp_path.name)  # seqio takes each task from one folder only
+
+
+def config(source):
+  return DataConfig(source.name, "bytes", prompt=PROMPT, sources=[source])
+
+
+def build(source, out):
+  return build_lib.build(config(source), out, vocabulary=Bytes())
+
+
+def pairs(episode) -> dict[str, str]:
+  """{input: label} of an episode's support and queries."""
+  texts = [Bytes().decode(shot) for shot in episode.shots]
+  texts += [Bytes().decode(query.input) + Bytes().decode(query.target) for query in episode.queries]
+  return dict(text.removesuffix(";").split("=") for text in texts)
+
+
+def options(episode) -> set[str]:
+  return {Bytes().decode(o).removesuffix(";") for q in episode.queries for o in q.options}
+
+
+def truth(example) -> str:
+  return {row["input"]: row["output"] for row in [*REVIEWS, *TOPICS]}[example]
+
+
+def test_in_an_episode_a_class_has_one_symbol(folder, tmp_path):
+  source = SymbolTuning(folder, copies=3, examples=25)
+  manifest = build(source, tmp_path / "out")
+  tasks = [f"symbols.{folder.name}.{task}" for task in ("reviews", "topics")]
+  names = [f"{task}.{copy}" for task in tasks for copy in range(3)]
+  assert manifest.tasks == tuple(names)  # capitals have no classes
+  assert manifest.values["tasks"][names[0]]["metrics"] == ["accuracy"]
+  stream = TrainStream(manifest, EpisodeConfig(num_shots=8, num_queries=6), seed=0, batch_size=2)
+  seen = {}
+  for step in range(20):
+    for row in range(2):
+      episode = stream.episode(step, row)
+      symbols = {truth(example): label for example, label in pairs(episode).items()}
+      assert len(symbols) > 1 and set(symbols.values()) <= options(episode)
+      assert all(label == symbols[truth(example)] for example, label in pairs(episode).items())
+      assert len(set(symbols.values())) == len(symbols)  # different for different classes
+      assert not options(episode) & {"yes", "no", "art", "law", "war"}
+      known = seen.setdefault(episode.task, symbols)
+      assert known | symbols == symbols | known  # the same in all episodes of a copy
+  assert set(seen) == set(names)
+  assert len({tuple(sorted(symbols.items())) for symbols in seen.values()}) == len(names)
+
+
+def test_copies_show_other_examples_until_all_are_shown(folder, tmp_path):
+  manifest = build(SymbolTuning(folder, copies=3, examples=20), tmp_path / "out")
+  reviews = f"symbols.{folder.name}.reviews"
+  shown = [
+    {Bytes().decode(store.input(i)) for i in range(len(store))}
+    for store in (manifest.store(f"{reviews}.{copy}", "train") for copy in range(3))
+  ]
+  assert list(map(len, shown)) == [20, 20, 20] and len(set.union(*shown)) == len(REVIEWS)
+  mixed = [{truth(example.removesuffix("=")) for example in part} for part in shown]
+  assert mixed == [{"yes", "no"}] * 3
+  again = build(SymbolTuning(folder, copies=5, examples=20), tmp_path / "again")
+  first, fourth = (again.store(f"{reviews}.{copy}", "train") for copy in (0, 3))
+  assert [first.input(i).tolist() for i in range(20)] == [
+    fourth.input(i).tolist() for i in range(20)
+  ]
+
+
+def relabelling(labels, task="t", copy=0, classes=("a", "b")):
+  source = SymbolTuning(Folder("none"), labels=labels)
+  return source.relabelling(task, copy, list(classes))
+
+
+def test_symbols_follow_from_task_and_copy():
+  assert relabelling("symbols") == relabelling("symbols")
+  draws = [relabelling("symbols", task, copy) for task in "tu" for copy in range(50)]
+  assert len({tuple(draw.values()) for draw in draws}) == len(draws)
+
+
+@pytest.mark.parametrize("labels", ["symbols", "unseen_symbols"])
+def test_symbols_are_of_three_kinds_alike_and_distinct(labels):
+  kinds = tables(labels == "unseen_symbols")
+  symbols = [
+    symbol
+    for copy in range(200)
+    for symbol in relabelling(labels, copy=copy, classes=map(str, range(20))).values()
+  ]
+  for kind in map(set, kinds):
+    assert len([s for s in symbols if s in kind]) == pytest.approx(len(symbols) / 3, rel=0.1)
+  for start in range(0, len(symbols), 20):
+    assert len({s.casefold() for s in symbols[start : start + 20]}) == 20
+    assert not set(symbols[start : start + 20]) & set(map(str, range(20)))
+
+
+def test_no_symbol_of_training_is_one_of_evaluation():
+  training, unseen = (set().union(*tables(unseen)) for unseen in (False, True))
+  assert not training & unseen
+  assert len(training) > 20_300 and len(unseen) > 180_300
+  assert tables(False)[0][-1] == "9999" and tables(True)[0][0] == "10000"
+  assert [letters(n) for n in (0, 25, 26, 701, 702, 9_999)] == ["A", "Z", "AA", "ZZ", "AAA", "NTP"]
+
+
+def test_the_version_stands_for_the_symbols():
+  drawn = [relabelling(labels, copy=c) for labels in ("symbols", "unseen_symbols") for c in (0, 1)]
+  assert (VERSION, digest([tables(False), tables(True), drawn])[:16]) == ("1", "1018c103a1da9a86")
+
+
+@dataclasses.dataclass(frozen=True)
+class Instructed:
+  """A source of one task with a definition and two splits."""
+
+  path: str
+  name: str
+
+  def available(self):
+    return True
+
+  def fingerprints(self):
+    return {f"{self.name}.films": "one"}
+
+  def register(self):
+    rows = [
+      {"inputs": r["input"], "targets": r["output"], "options": r["options"], "definition": "Good?"}
+      for r in REVIEWS
+    ]
+    splits = {"train": lambda: rows[::2], "test": lambda: rows[1::2]}
+    registry.add_rows(f"{self.name}.films", self.path, splits)
+    registry.add_mixture(self.name, {f"{self.name}.films": 1.0})
+
+
+@pytest.mark.parametrize("instructions", [False, True])
+@pytest.mark.parametrize("labels", ["own", "unseen_symbols", "flipped"])
+def test_the_settings_of_evaluation(tmp_path, labels, instructions):
+  instructed = Instructed(str(tmp_path), tmp_path.name)
+  source = SymbolTuning(
+    instructed, labels=labels, instructions=instructions, copies=2, examples=15
+  )  # fmt: skip
+  manifest = build(source, tmp_path / "out")
+  both = [
+    eval_episodes(manifest, f"symbols.{instructed.name}.films.{copy}", num_shots=6, num_queries=3,
+                  max_queries=None, seed=0)
+    for copy in range(2)
+  ]  # fmt: skip
+  assert [len(episodes) for episodes in both] == [5, 5]
+  for episodes in both:
+    changed = {truth(x): label for episode in episodes for x, label in pairs(episode).items()}
+    for episode in episodes:
+      assert Bytes().decode(episode.head) == ("Good?\n" if instructions else "")
+      assert all(changed[truth(x)] == label for x, label in pairs(episode).items())
+      assert options(episode) == set(changed.values())
+    if labels == "own":
+      assert changed == {"yes": "yes", "no": "no"}
+    elif labels == "flipped":
+      assert changed == {"yes": "no", "no": "yes"}
+    else:
+      assert set(changed.values()) <= set().union(*tables(True))
+
+
+def test_own_labels_leave_a_task_as_it_is(folder, tmp_path):
+  plain = build(folder, tmp_path / "plain")
+  own = build(SymbolTuning(folder, labels="own", copies=1), tmp_path / "own")
+
+  def rows(store):
+    return sorted(
+      (store.input(i).tolist(), store.target(i).tolist(), [o.tolist() for o in store.options(i)])
+      for i in range(len(store))
+    )
+
+  name = f"{folder.name}.reviews"
+  assert rows(plain.store(name, "train")) == rows(own.store(f"symbols.{name}.0", "train"))
+
+
+def test_only_tasks_of_two_classes_can_be_flipped(folder, tmp_path):
+  source = SymbolTuning(folder, labels="flipped", copies=1)
+  assert build(source, tmp_path / "out").tasks == (f"symbols.{folder.name}.reviews.0",)
+
+
+def test_what_classification_is():
+  def rows(targets, options=()):
+    return [{"inputs": "", "targets": t, "options": list(options)} for t in targets]
+
+  assert classes(rows("abab")) == ["a", "b"]
+  assert classes(rows("aba")) == []  # "b" is answered once: an open question
+  assert classes(rows("ab", "abc")) == ["a", "b", "c"]
+  assert classes([{"targets": "text"}]) == [] == classes([])
+
+
+def test_tasks_of_metaicl(tmp_path):
+  checkout = str(write_checkout(tmp_path / "MetaICL"))
+  source = SymbolTuning(MetaICL(checkout, part="test", name="mi"), copies=2, max_classes=2)
+  manifest = build(source, tmp_path / "out")
+  assert manifest.tasks == ("symbols.mi.glue_rte.0", "symbols.mi.glue_rte.1")
+  assert manifest.splits(manifest.tasks[0]) == ("train", "test")
+
+
+def test_a_configuration_may_be_moved_and_comes_back_whole(folder, tmp_path):
+  here = config(SymbolTuning(folder))
+  assert DataConfig.from_json(json.loads(json.dumps(here.to_json()))) == here
+  there = config(SymbolTuning(dataclasses.replace(folder, path="elsewhere")))
+  assert here.hash() == there.hash() and str(tmp_path) not in json.dumps(here.portable())
+  assert here.hash() != config(SymbolTuning(folder, copies=2)).hash()
+
+
+def test_a_changed_file_is_noticed(folder, tmp_path):
+  source = SymbolTuning(folder, copies=1)
+  build(source, tmp_path / "out")
+  assert ensure(config(source), tmp_path / "out").tasks
+  file = f"{folder.path}/topics.json"
+  with open(file, "w") as out:
+    json.dump(TOPICS[1:], out)
+  with pytest.raises(ValueError, match=r"the source of task 'symbols\..*\.topics\.0' has"):
+    ensure(config(source), tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+  ("fields", "message"),
+  [
+    (dict(labels="symbol"), "labels is 'symbol'; want one of .* Did you mean 'symbols'"),
+    (dict(copies=0), r"copies is 0; it must be in 1\.\.10000"),
+    (dict(examples=1), "examples is 1; it must be in 2"),
+    (dict(max_classes=10_001), r"max_classes is 10001; it must be in 2\.\.10000"),
+  ],
+)
+def test_what_is_wrong_is_named(folder, fields, message):
+  with pytest.raises(ValueError, match=f"SymbolTuning: {message}"):
+    SymbolTuning(folder, **fields)
+
+
+def test_a_source_without_classification_is_an_error(folder):
+  source = SymbolTuning(dataclasses.replace(folder, include=["capitals"]))
+  with pytest.raises(ValueError, match=f"of the tasks of source '{folder.name}' none is class"):
+    source.register()
