@@ -59,6 +59,7 @@ setup(
     "numpy",
     "optax",
     "orbax-checkpoint",
+    "pyarrow",
     "rich",
     "rouge-score",
     "safetensors",

@@ -17,24 +17,15 @@ def text_feature() -> seqio.Feature:
   return FEATURES["targets"]
 
 
-def add_rows(
-  name: str,
-  path: str | os.PathLike,
-  splits: Mapping[str, Callable[[], Iterable[Row]]],
-  *,
-  metric_fns: Sequence[Callable] = (),
-  postprocess_fn: Callable | None = None,
-  documents: bool = False,
-) -> None:
-  """Registers a task over functions that yield the rows of its splits; see `RowsSource`.
+def add(name: str, path: str | os.PathLike, source: seqio.DataSource, **options: Any) -> None:
+  """Registers a task over a source of texts.
 
   Args:
     name: the task's.
-    path: the file or folder that the rows come from: a task may be registered twice over the same
+    path: the file or folder that its rows come from: a task may be registered twice over the same
       one, never over another.
-    splits: {split: its rows}.
-    metric_fns, postprocess_fn: seqio's; the metrics' names are recorded with built data.
-    documents: rows have "targets" alone.
+    source: seqio's.
+    options: of `seqio.Task`.
   """
   path = pathlib.Path(path).resolve()
   if name in seqio.TaskRegistry.names():
@@ -44,12 +35,35 @@ def add_rows(
         f"{path}: give the folder another name."
       )
     seqio.TaskRegistry.remove(name)
-  source = RowsSource(splits, documents=documents)
-  seqio.TaskRegistry.add(
-    name, source, preprocessors=[], output_features=source.features, metric_fns=list(metric_fns),
-    postprocess_fn=postprocess_fn,
-  )  # fmt: skip
+  seqio.TaskRegistry.add(name, source, **options)
   _FILES[name] = path
+
+
+def add_rows(
+  name: str,
+  path: str | os.PathLike,
+  splits: Mapping[str, Callable[[], Iterable[Row]]],
+  *,
+  metric_fns: Sequence[Callable] = (),
+  postprocess_fn: Callable | None = None,
+  documents: bool = False,
+  files: Sequence[str | os.PathLike] = (),
+) -> None:
+  """Registers a task over functions that yield the rows of its splits; see `RowsSource`.
+
+  Args:
+    name, path: see `add`.
+    splits: {split: its rows}.
+    metric_fns, postprocess_fn: seqio's; the metrics' names are recorded with built data.
+    documents: rows have "targets" alone.
+    files: what must not change while it is read; `path` is one of them if it is a file.
+  """
+  files = [*files, *([path] if pathlib.Path(path).is_file() else [])]
+  source = RowsSource(splits, documents=documents, files=files)
+  add(
+    name, path, source, preprocessors=[], output_features=source.features,
+    metric_fns=list(metric_fns), postprocess_fn=postprocess_fn,
+  )  # fmt: skip
 
 
 def add_examples(

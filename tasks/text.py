@@ -2,19 +2,19 @@
 
 `Folder(path)` registers a task `<name>.<file stem>` per `.txt` file and a mixture `<name>` over
 them, with rates by size. A file is one document, or several where a separator is given. Documents
-of more than `_MAX_CHARACTERS` are cut at line ends: no tokenizer is given a gigabyte at once.
+of more than `MAX_CHARACTERS` are cut at line ends: no tokenizer is given a gigabyte at once.
 """
 
 import dataclasses
 import functools
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from hyperjax.data.manifest import digest, file_digest
 from hyperjax.tasks import folders
 
-_MAX_CHARACTERS = 2**20
+MAX_CHARACTERS = 2**20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,16 +59,18 @@ def load(path: str | os.PathLike, separator: str | None = None) -> list[str]:
   """Reads a file's documents; a file without text is an error."""
   text = pathlib.Path(path).read_text(encoding="utf-8")
   documents = [text] if separator is None else text.split(separator)
-  pieces = [piece for document in documents for piece in _cut(document) if piece.strip()]
+  pieces = [piece for document in documents for piece in cut(document) if piece.strip()]
   if not pieces:
     raise ValueError(f"{path}: it holds no text.")
   return pieces
 
 
-def _cut(document: str) -> list[str]:
-  pieces = []
-  while len(document) > _MAX_CHARACTERS:
-    stop = document.rfind("\n", 0, _MAX_CHARACTERS) + 1 or _MAX_CHARACTERS
-    pieces.append(document[:stop])
-    document = document[stop:]
-  return [*pieces, document]
+def cut(document: str) -> Iterator[str]:
+  """Yields a document in pieces, cut at line ends where it is too long for one."""
+  start = 0
+  while len(document) - start > MAX_CHARACTERS:
+    end = start + MAX_CHARACTERS
+    stop = document.rfind("\n", start, end) + 1 or end
+    yield document[start:stop]
+    start = stop
+  yield document[start:]

@@ -87,6 +87,17 @@ def test_each_hypermodel_is_reported_as_it_ends(tmp_path):
     assert names[names.index(name) + 1] == f"{name}_report"
 
 
+@pytest.mark.parametrize("more", [[], ["--documents"]])
+def test_building_and_reading_are_measured(more, monkeypatch, capsys):
+  monkeypatch.setattr("sys.argv", [
+    "build_store", "--examples", "50", "--vocabulary", "bytes", "--batches", "1", *more,
+  ])  # fmt: skip
+  assert load("build_store").main() == 0
+  found = json.loads(capsys.readouterr().out)
+  assert found["tokens"] > 50 * 30
+  assert found["tokens_per_second"] > 0 and found["batch_tokens_per_second"] > 0
+
+
 def figure(mean):
   return {"mean": mean, "low": None if mean is None else mean - 0.1,
           "high": None if mean is None else mean + 0.1}  # fmt: skip

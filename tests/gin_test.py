@@ -18,7 +18,8 @@ FILES = sorted(str(path.relative_to(GIN)) for path in GIN.rglob("*.gin"))
 KINDS = {kind: [f for f in FILES if f.startswith(f"{kind}/")]
          for kind in ("models", "systems", "data", "runs", "examples")}  # fmt: skip
 # Which run a data file is for.
-RUN_OF = {data: "runs/hyperpretrain.gin" if data == "data/text.gin" else "runs/mtf.gin"
+CORPORA = ("data/text.gin", "data/c4.gin", "data/c4_tfds.gin")
+RUN_OF = {data: "runs/hyperpretrain.gin" if data in CORPORA else "runs/mtf.gin"
           for data in KINDS["data"]}  # fmt: skip
 # Rounded as their makers publish them.
 FROZEN = {
@@ -42,7 +43,7 @@ FAMILIES = {
 NEEDED = {
   "MODEL_DIR": "no_run", "DATA_DIR": "no_data", "TRAIN_STEPS": "7", "FEWSHOT_DIR": "no_tasks",
   "EVAL_OUTPUT_DIR": "no_report", "TEXT_DIR": "no_text", "NI_DIR": "no_instructions",
-  "METAICL_DIR": "no_metaicl", "P3_DIR": "no_p3",
+  "METAICL_DIR": "no_metaicl", "P3_DIR": "no_p3", "C4_DIR": "no_c4",
 }  # fmt: skip
 
 
@@ -111,9 +112,9 @@ def test_models_and_data_combine(capsys, model, data):
   if stem(model) in FROZEN:
     assert frozen == pytest.approx(FROZEN[stem(model)], rel=5e-3)
   assert 0 < trained < frozen / 5
-  kind = "CACLM windows of 512 tokens, equal cuts" if "text" in data else "10 shots, 8 queries"
+  kind = "CACLM windows of 512 tokens, equal cuts" if data in CORPORA else "10 shots, 8 queries"
   assert f"7, 4 episodes each: {kind}\n" in out and "not built yet" in out
-  name = "fewshot" if stem(data) == "function_vectors" else stem(data)
+  name = {"function_vectors": "fewshot", "c4_tfds": "c4"}.get(stem(data), stem(data))
   assert name in out and "GiB" in out
 
 

@@ -13,7 +13,6 @@ import sys
 from collections.abc import Sequence
 
 from hyperjax import launch
-from hyperjax.data import build
 from hyperjax.data.manifest import NO_ACCELERATOR, DataConfig
 from hyperjax.launch import command_line
 
@@ -32,6 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser.add_argument("--out", type=pathlib.Path, required=True)
   arguments = parser.parse_args(argv)
   try:
+    from hyperjax.data import build  # only here: its processes import this file, and no TensorFlow
+
     config = DataConfig.from_json(json.loads(arguments.config_json.read_text()))
     build.build(config, arguments.out)
   except KeyboardInterrupt:

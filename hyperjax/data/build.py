@@ -1,12 +1,13 @@
 """Builds token stores and a manifest from seqio tasks: with `tasks/`, all that imports seqio."""
 
 import collections
+import dataclasses
 import importlib
 import itertools
 import json
 import os
 import pathlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,60 +18,58 @@ import seqio
 from hyperjax.data import manifest as manifest_lib
 from hyperjax.data import store as store_lib
 from hyperjax.data import vocabularies
+from hyperjax.data.encode import Encoder
 from hyperjax.data.manifest import DataConfig, Manifest
 from hyperjax.data.rows_source import RowsSource, filled
 
-# Examples encoded in one call: enough for the tokenizer's threads, little enough for memory.
+# Rows, and about how many characters, that are encoded at once: a process has some in waiting.
 _CHUNK = 4096
+_CHUNK_CHARACTERS = 2**20
 _UNDECLARED = "undeclared"
 
 
 def build(config: DataConfig, out: str | os.PathLike, *, vocabulary=None) -> Manifest:
   """Builds a data folder and returns its manifest.
 
-  Stores that are there already under the same key are kept: an interrupted build goes on where it
-  stopped, and a changed task is rebuilt alone. The manifest is written last. Random preprocessors
-  are frozen at one draw.
+  Stores that are there already under the same key are kept, and of a store of documents the shards
+  that are finished: an interrupted build goes on where it stopped, and a changed task is rebuilt
+  alone. The manifest is written last. Random preprocessors are frozen at one draw.
+
+  One process reads rows and writes stores, store after store; all cores tokenise (see `encode`), of
+  short stores several at once. A script of yours that calls this does so below
+  `if __name__ == "__main__":`, since the processes that tokenise import it.
 
   Args:
     config: what to build.
     out: the data folder.
     vocabulary: a loaded vocabulary, instead of `vocabularies.load(config.vocabulary)`.
+
+  Raises:
+    ValueError: a task, split or row is not as it must be, or a file changes while it is read; what
+      was finished before it stays.
   """
   out = pathlib.Path(out)
-  console = rich.console.Console(stderr=True)
   vocabulary = vocabularies.load(config.vocabulary) if vocabulary is None else vocabulary
   fingerprints, registered = register(config)
   rates = _rates(config.mixture_or_task_name)
-  jobs = _jobs(config, [seqio.get_mixture_or_task(name) for name in rates])
+  jobs = []
+  for task, split in _splits(config, [seqio.get_mixture_or_task(name) for name in rates]):
+    source = fingerprints.get(task.name) or _source_fingerprint(task)
+    key = _key(task.name, split, config, vocabulary, source)
+    jobs.append(_Job(task, split, source, out / "stores" / key))
+  missing = [job for job in jobs if not store_lib.complete(job.path)]
+  kept = len(jobs) - len(missing)
+  with _Bars(len(jobs), kept) as bars, Encoder(vocabulary, config.prompt) as encoder:
+    chunks = encoder.map(rows for job in missing for rows in job.read(config))
+    for job in missing:
+      job.write(bars.counted(job, itertools.takewhile(len, chunks)), vocabulary.size)
   entries = collections.defaultdict(dict)
-  built = 0
-  progress = rich.progress.Progress(
-    rich.progress.TextColumn("{task.description:<40}"),
-    rich.progress.BarColumn(),
-    rich.progress.MofNCompleteColumn(),
-    rich.progress.TimeElapsedColumn(),
-    rich.progress.TimeRemainingColumn(),
-    console=console,
-  )
-  with progress:
-    bar = progress.add_task("", total=len(jobs))
-    for task, split in jobs:
-      progress.update(bar, description=f"{task.name} {split}")
-      source = fingerprints.get(task.name) or _source_fingerprint(task)
-      key = _key(task.name, split, config, vocabulary, source)
-      path = out / "stores" / key
-      if not store_lib.complete(path):
-        _write(task, split, config, vocabulary, path)
-        built += 1
-      meta = store_lib.Store(path).meta
-      if not meta["examples"]:
-        raise ValueError(f"Task '{task.name}', split '{split}': it yields no examples.")
-      entries[task.name][split] = {
-        "store": f"stores/{key}", "source": source,
-        **{name: value for name, value in meta.items() if name not in ("version", "dtype")},
-      }  # fmt: skip
-      progress.advance(bar)
+  for job in jobs:
+    meta = store_lib.Store(job.path).meta
+    entries[job.task.name][job.split] = {
+      "store": f"stores/{job.path.name}", "source": job.source,
+      **{name: value for name, value in meta.items() if name not in ("version", "dtype", "shards")},
+    }  # fmt: skip
   values = {
     "version": manifest_lib.VERSION,
     "mixture": config.mixture_or_task_name,
@@ -91,9 +90,9 @@ def build(config: DataConfig, out: str | os.PathLike, *, vocabulary=None) -> Man
   temporary = out / f"{manifest_lib.FILE}.partial-{os.getpid()}"
   temporary.write_text(json.dumps(values, indent=1))
   temporary.rename(out / manifest_lib.FILE)
-  console.print(
-    f"{out}: {len(rates)} tasks, {len(jobs)} stores ({built} built, {len(jobs) - built} kept). "
-    "Random preprocessors, if any, are frozen at one draw."
+  rich.console.Console(stderr=True).print(
+    f"{out}: {len(rates)} tasks, {len(jobs)} stores ({len(missing)} built, "
+    f"{kept} kept). Random preprocessors, if any, are frozen at one draw."
   )
   return Manifest.load(out)
 
@@ -171,18 +170,16 @@ def _metrics(task: str) -> list[str]:
   return [getattr(fn, "func", fn).__name__ for fn in functions]
 
 
-def _jobs(config: DataConfig, tasks: Iterable[Any]) -> list[tuple[Any, str]]:
-  jobs = []
-  found = set()
+def _splits(config: DataConfig, tasks: Iterable[Any]) -> list[tuple[Any, str]]:
+  chosen = []
   for task in tasks:
     splits = [split for split in config.splits if split in task.splits]
     if not splits:
       raise ValueError(
         f"Task '{task.name}' has none of the splits {list(config.splits)}: {list(task.splits)}."
       )
-    found.update(splits)
-    jobs.extend((task, split) for split in splits)
-  return jobs
+    chosen.extend((task, split) for split in splits)
+  return chosen
 
 
 def _source_fingerprint(task) -> str:
@@ -200,50 +197,128 @@ def _key(task: str, split: str, config: DataConfig, vocabulary, source: str) -> 
   )[:24]  # fmt: skip
 
 
-def _write(task, split: str, config: DataConfig, vocabulary, path: pathlib.Path) -> None:
-  rows = texts(task, split, config.feature_lengths)
-  rows = itertools.islice(rows, config.max_examples)
-  first = next(rows, None)
-  kind = store_lib.EXAMPLES if first is None or "inputs" in first else store_lib.DOCUMENTS
-  rows = itertools.chain([] if first is None else [first], rows)
-  with store_lib.writing(path, kind=kind, vocabulary_size=vocabulary.size) as writer:
-    while chunk := list(itertools.islice(rows, _CHUNK)):
-      if kind == store_lib.DOCUMENTS:
-        for ids in vocabulary.encode_batch([row["targets"] for row in chunk]):
-          writer.add_document(ids)
-      else:
-        _write_examples(writer, chunk, config.prompt, vocabulary, f"{task.name} {split}")
+@dataclasses.dataclass(eq=False)
+class _Job:
+  """A store to be built.
+
+  Attributes:
+    task, split: seqio's.
+    source: the fingerprint of its source.
+    path: the store.
+    rows: how many have been read.
+    total: how many there are, where that is known.
+  """
+
+  task: seqio.Task
+  split: str
+  source: str
+  path: pathlib.Path
+  rows: int = 0
+  total: int | None = None
+
+  @property
+  def name(self) -> str:
+    return f"{self.task.name} {self.split}"
+
+  @property
+  def fraction(self) -> float | None:
+    """How much of it has been read, where that is known."""
+    source = self.task.source
+    known = [source.fraction if isinstance(source, RowsSource) else None,
+             self.rows / self.total if self.total else None]  # fmt: skip
+    return max((fraction for fraction in known if fraction is not None), default=None)
+
+  def read(self, config: DataConfig) -> Iterator[Sequence[Mapping[str, Any]]]:
+    """Yields what the store lacks, in pieces of some length, and [] at the end."""
+    self.rows = store_lib.num_documents(self.path)
+    self.total = config.max_examples or _num_rows(self.task, self.split)
+    rows = texts(self.task, self.split, config.feature_lengths)
+    for chunk in _chunks(itertools.islice(rows, self.rows, config.max_examples)):
+      for number, row in enumerate(chunk, self.rows):
+        if "inputs" in row and not row["targets"].strip():
+          raise ValueError(f"{self.name}, example {number}: its target is empty.")
+      self.rows += len(chunk)
+      yield chunk
+    if not self.rows:
+      raise ValueError(f"Task '{self.task.name}', split '{self.split}': it yields no examples.")
+    yield []
+
+  def write(self, chunks: Iterator[store_lib.Chunk], vocabulary_size: int) -> None:
+    first = list(itertools.islice(chunks, 1))  # none: documents whose shards are all there
+    chunks = itertools.chain(first, chunks)
+    if first and first[0].kind == store_lib.EXAMPLES:
+      with store_lib.writing(
+        self.path, kind=store_lib.EXAMPLES, vocabulary_size=vocabulary_size
+      ) as writer:
+        for chunk in chunks:
+          writer.add(chunk)
+        self._check()
+    else:
+      store_lib.write_documents(
+        self.path, chunks, vocabulary_size=vocabulary_size, check=self._check
+      )
+
+  def _check(self) -> None:
+    if isinstance(self.task.source, RowsSource):
+      self.task.source.check()
 
 
-def _write_examples(writer, chunk, prompt, vocabulary, where: str) -> None:
-  start = len(writer)
-  for offset, row in enumerate(chunk):
-    if not row["targets"].strip():
-      raise ValueError(f"{where}, example {start + offset}: its target is empty.")
-  by_kind = {
-    "input": ([row["inputs"] for row in chunk], prompt.encode_inputs),
-    "target": ([t for row in chunk for t in [row["targets"], *row["options"]]],
-               prompt.encode_targets),
-    "definition": ([row["definition"] for row in chunk if row["definition"]],
-                   prompt.encode_definitions),
-  }  # fmt: skip
-  for kind, (wanted, encode) in by_kind.items():
-    new = [text for text in dict.fromkeys(wanted) if writer.known(kind, text) is None]
-    for text, ids in zip(new, encode(vocabulary, new) if new else [], strict=True):
-      writer.add_piece(kind, text, ids)
-  for row in chunk:
-    definition = writer.known("definition", row["definition"]) if row["definition"] else -1
-    writer.add_example(
-      writer.known("input", row["inputs"]),
-      writer.known("target", row["targets"]),
-      definition,
-      [writer.known("target", option) for option in row["options"]],
-      row["references"],
+def _chunks(rows: Iterable[Mapping[str, Any]]) -> Iterator[list[Mapping[str, Any]]]:
+  chunk, characters = [], 0
+  for row in rows:
+    chunk.append(row)
+    characters += len(row["targets"]) + len(row.get("inputs", ""))
+    if len(chunk) == _CHUNK or characters >= _CHUNK_CHARACTERS:
+      yield chunk
+      chunk, characters = [], 0
+  if chunk:
+    yield chunk
+
+
+class _Bars:
+  """Progress: of all stores, and of the one in work."""
+
+  def __init__(self, stores: int, kept: int):
+    self._progress = rich.progress.Progress(
+      rich.progress.TextColumn("{task.description}"),
+      rich.progress.BarColumn(),
+      rich.progress.TextColumn("{task.fields[amount]}"),
+      rich.progress.TimeElapsedColumn(),
+      rich.progress.TimeRemainingColumn(),
+      console=rich.console.Console(stderr=True),
     )
+    self._stores, self._done = stores, kept
+    self._all = self._progress.add_task(
+      "stores", total=stores, completed=kept, amount=f"{kept}/{stores}"
+    )
+
+  def __enter__(self) -> "_Bars":
+    self._progress.start()
+    return self
+
+  def __exit__(self, *_) -> None:
+    self._progress.stop()
+
+  def counted(self, job: _Job, chunks: Iterable[store_lib.Chunk]) -> Iterator[store_lib.Chunk]:
+    """Yields the chunks of a store and shows where it stands."""
+    bar = self._progress.add_task(job.name, total=None, amount="")
+    rows = tokens = 0
+    for chunk in chunks:
+      yield chunk
+      rows, tokens = rows + len(chunk), tokens + chunk.tokens.size
+      done = job.fraction
+      self._progress.update(
+        bar, total=None if done is None else 1, completed=done or 0,
+        amount=f"{rows:,} rows, {tokens:,} tokens",
+      )  # fmt: skip
+      self._progress.update(self._all, completed=self._done + (done or 0))
+    self._progress.remove_task(bar)
+    self._done += 1
+    self._progress.update(self._all, completed=self._done, amount=f"{self._done}/{self._stores}")
 
 
 def texts(task, split: str, lengths: Mapping[str, int] | None = None) -> Iterator[dict[str, Any]]:
-  """Yields a seqio task's examples as text, before tokenisation.
+  """Yields a seqio task's examples as text, before tokenisation; from seqio's cache if it is there.
 
   Returns:
     Dicts with `inputs` (absent where the task has none: language modelling), `targets`, `options`
@@ -252,7 +327,9 @@ def texts(task, split: str, lengths: Mapping[str, int] | None = None) -> Iterato
   if isinstance(task.source, RowsSource) and not task.preprocessors:
     yield from map(filled, task.source.rows(split))  # ten times as fast as by way of TensorFlow
     return
-  dataset = task.get_dataset(lengths, split, shuffle=False, num_epochs=1, use_cached=False)
+  dataset = task.get_dataset(
+    lengths, split, shuffle=False, num_epochs=1, use_cached=_is_cached(task)
+  )
   spec = dataset.element_spec
   names = {field: _text_feature(spec, field) for field in ("inputs", "targets")}
   if names["targets"] is None or (names["inputs"] is None and "inputs" in spec):
@@ -278,6 +355,16 @@ def texts(task, split: str, lengths: Mapping[str, int] | None = None) -> Iterato
         else value.decode() if isinstance(value, bytes) else value
         for field, value in example.items()
       }  # fmt: skip
+
+
+def _is_cached(task) -> bool:
+  return task.supports_caching and task.cache_dir is not None
+
+
+def _num_rows(task, split: str) -> int | None:
+  if _is_cached(task):
+    return task.get_cached_stats(split)["examples"]
+  return task.num_input_examples(split)
 
 
 def _text_feature(spec: Mapping[str, Any], field: str) -> str | None:

@@ -141,7 +141,7 @@ class _Windows:
         f"Task '{task}' has inputs: it makes few-shot episodes, not CACLM windows of documents."
       )
     self._store, self._size = store, size
-    self._lengths = np.diff(store.offsets)
+    self._lengths = store.lengths
     per_document = self._lengths // size
     self._ends = np.cumsum(per_document)
     self.count = int(self._ends[-1])

@@ -25,6 +25,7 @@ VERSION = 2
 FILE = "manifest.json"
 # Fields of a source that say where its files lie, not what they are: a data folder may be moved.
 _LOCATION_FIELDS = ("path",)
+_SAMPLE = 2**16
 # The builder must not take an accelerator's memory (or a TPU's lock) from the one that trains.
 NO_ACCELERATOR = {"CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu"}
 
@@ -249,6 +250,19 @@ def file_digest(path: str | os.PathLike) -> str:
   with open(path, "rb") as file:
     contents = hashlib.file_digest(file, "sha256").hexdigest()
   return digest([os.path.basename(path), os.path.getsize(path), contents])
+
+
+def sample_digest(path: str | os.PathLike) -> str:
+  """Returns a hash of a file's name, size, and first and last 64 KiB: for corpora.
+
+  The last bytes of a .gz file depend on all of its contents.
+  """
+  size = os.path.getsize(path)
+  with open(path, "rb") as file:
+    first = file.read(_SAMPLE)
+    file.seek(max(len(first), size - _SAMPLE))
+    contents = hashlib.sha256(first + file.read()).hexdigest()
+  return digest([os.path.basename(path), size, contents])
 
 
 def ensure(config: DataConfig, out: str | os.PathLike, *, build: bool = True) -> Manifest:

@@ -65,7 +65,7 @@ def values(path: str | os.PathLike) -> list[tuple[str, Any]]:
   else:
     # Not splitlines(): a JSON string may hold the other characters that end a line in Unicode.
     lines = [(f"{path}, line {n}", line) for n, line in enumerate(contents(path).split("\n"), 1)]
-    found = [(where, _parse(line, where)) for where, line in lines if line.strip()]
+    found = [(where, parse(line, where)) for where, line in lines if line.strip()]
   if not found:
     raise ValueError(f"{path} holds no rows")
   return found
@@ -77,7 +77,7 @@ def document(path: str | os.PathLike) -> Any:
   Raises:
     ValueError: names the file: not UTF-8, or not JSON.
   """
-  return _parse(contents(path), str(path))
+  return parse(contents(path), str(path))
 
 
 def contents(path: str | os.PathLike) -> str:
@@ -117,7 +117,8 @@ def text(value: Any, where: str) -> str:
   raise ValueError(f"{where} must be text or a number, not {value!r}")
 
 
-def _parse(text: str, where: str) -> Any:
+def parse(text: str, where: str) -> Any:
+  """Returns a JSON value; what is none is a ValueError that `where` opens."""
   try:
     return json.loads(text, parse_constant=_refuse)
   except json.JSONDecodeError as e:

@@ -1,6 +1,7 @@
 """A seqio source of rows that Python makes: what the tasks of this project are registered over."""
 
-from collections.abc import Callable, Iterable, Mapping
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import seqio
@@ -26,15 +27,38 @@ class RowsSource(seqio.FunctionDataSource):
   and "references" (lists of texts) and "definition".
   """
 
-  def __init__(self, splits: Mapping[str, Callable[[], Iterable[Row]]], *, documents: bool = False):
-    """The source of `splits`; documents: rows have "targets" alone."""
-    self._rows = dict(splits)
+  def __init__(
+    self, splits: Mapping[str, Callable[[], Iterable[Row]]], *, documents: bool = False,
+    files: Sequence[str | os.PathLike] = (),
+  ):  # fmt: skip
+    """The source of `splits`.
+
+    Args:
+      splits: {split: what gives its rows}. Rows that have an attribute `fraction`, how much of them
+        has been read, move a progress bar.
+      documents: rows have "targets" alone.
+      files: what the rows are read from; see `check`.
+    """
+    self._rows, self._reading = dict(splits), None
+    self._files = {file: _state(file) for file in files}
     self.features = {"targets": _TEXT} if documents else FEATURES
     super().__init__(self._dataset, splits=tuple(splits))
 
   def rows(self, split: str) -> Iterable[Row]:
-    """Yields the rows of a split."""
-    return self._rows[split]()
+    """Returns the rows of a split."""
+    self._reading = self._rows[split]()
+    return self._reading
+
+  @property
+  def fraction(self) -> float | None:
+    """How much of the split that was asked for last has been read; None: it does not say."""
+    return getattr(self._reading, "fraction", None)
+
+  def check(self) -> None:
+    """Raises ValueError if a file is not what it was when this source was made."""
+    for file, state in self._files.items():
+      if _state(file) != state:
+        raise ValueError(f"{file}: it changed while it was read; repeat the build.")
 
   def _dataset(self, split: str, shuffle_files: bool = False, seed: int | None = None):
     del shuffle_files, seed
@@ -48,6 +72,15 @@ class RowsSource(seqio.FunctionDataSource):
         yield {name: row[name] for name in spec}
 
     return tf.data.Dataset.from_generator(rows, output_signature=spec)
+
+
+def _state(file: str | os.PathLike) -> tuple[int, int] | None:
+  """A file's size and time of change; None where there is none."""
+  try:
+    found = os.stat(file)
+  except FileNotFoundError:
+    return None
+  return found.st_size, found.st_mtime_ns
 
 
 def filled(row: Row) -> dict[str, Any]:

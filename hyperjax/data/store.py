@@ -9,18 +9,21 @@
       options.npy    [...] int64: piece of every option
       references.bin, references.npy   texts that answers are compared with, and where each begins
 
-A store of documents (language modelling) has pieces only: piece i is document i.
+A store of documents (language modelling) has pieces only: piece i is document i. The builder writes
+it in shards, 00000/, 00001/, ..., each a store of documents itself; the meta.json beside them makes
+them one. Examples are never sharded: equal texts share a piece, and a shard knows only its own.
 """
 
+import bisect
 import contextlib
+import dataclasses
 import functools
-import hashlib
 import itertools
 import json
 import os
 import pathlib
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Int32
@@ -28,6 +31,36 @@ from jaxtyping import Int32
 VERSION = 2
 EXAMPLES = "examples"
 DOCUMENTS = "documents"
+# Half a GB or one: what an interrupted build of documents loses at most, and a file to copy.
+_SHARD_TOKENS = 2**28
+
+
+@dataclasses.dataclass(frozen=True)
+class Chunk:
+  """Tokenised rows on their way into a store; `encode` makes them.
+
+  Attributes:
+    tokens: int32 ids of all pieces in a row.
+    lengths: int64, of each piece.
+    digests: what tells pieces apart, no two the same; None: documents, of which all are kept.
+    examples, options: int64, as in a store; pieces, options and references count from 0.
+    references: every reference's text in UTF-8.
+  """
+
+  tokens: np.ndarray
+  lengths: np.ndarray
+  digests: Sequence[bytes] | None = None
+  examples: np.ndarray | None = None
+  options: np.ndarray | None = None
+  references: Sequence[bytes] = ()
+
+  @property
+  def kind(self) -> str:
+    return DOCUMENTS if self.digests is None else EXAMPLES
+
+  def __len__(self) -> int:
+    """The number of examples, or of documents."""
+    return len(self.lengths if self.examples is None else self.examples)
 
 
 class Store:
@@ -57,16 +90,36 @@ class Store:
     return self.meta["examples"]
 
   @functools.cached_property
-  def _tokens(self):
-    tokens = self.meta["tokens"]
-    if not tokens:
-      return np.zeros([0], self.meta["dtype"])
-    return _mapped(np.memmap(self.path / "tokens.bin", self.meta["dtype"], "r", shape=(tokens,)))
+  def _parts(self) -> list["Store"]:
+    """What holds the tokens: the shards, or the store itself."""
+    shards = self.meta.get("shards")
+    return [self] if shards is None else [Store(_shard(self.path, i)) for i in range(shards)]
 
   @functools.cached_property
-  def offsets(self) -> np.ndarray:
-    """[pieces + 1] int64, where each piece begins."""
-    return _mapped(np.load(self.path / "offsets.npy", mmap_mode="r"))
+  def _starts(self) -> list[int]:
+    """How many tokens precede each part."""
+    counts = [part.meta["tokens"] for part in self._parts]
+    return list(itertools.accumulate(counts[:-1], initial=0))
+
+  @functools.cached_property
+  def _tokens(self) -> list[np.ndarray]:
+    return [
+      _mapped(np.memmap(part.path / "tokens.bin", part.meta["dtype"], "r"))
+      if part.meta["tokens"] else np.zeros([0], part.meta["dtype"])
+      for part in self._parts
+    ]  # fmt: skip
+
+  @functools.cached_property
+  def _offsets(self) -> np.ndarray:
+    if self._parts == [self]:
+      return _mapped(np.load(self.path / "offsets.npy", mmap_mode="r"))
+    parts = [part._offsets[1:] + s for part, s in zip(self._parts, self._starts, strict=True)]
+    return np.concatenate([[0], *parts])
+
+  @property
+  def lengths(self) -> np.ndarray:
+    """[pieces] int64, the tokens of each."""
+    return np.diff(self._offsets)
 
   @functools.cached_property
   def _examples(self) -> np.ndarray:
@@ -78,13 +131,18 @@ class Store:
 
   def piece(self, index: int) -> Int32[np.ndarray, " n"]:
     """Returns the tokens of a piece (of a document, in a store of documents)."""
-    start, stop = self.offsets[index], self.offsets[index + 1]
-    return self._tokens[start:stop].astype(np.int32)
+    return self._read(int(self._offsets[index]), int(self._offsets[index + 1]))
 
   def window(self, document: int, start: int, length: int) -> Int32[np.ndarray, " n"]:
     """Returns `length` tokens of a document, from `start` on."""
-    start += int(self.offsets[document])
-    return self._tokens[start : start + length].astype(np.int32)
+    start += int(self._offsets[document])
+    return self._read(start, start + length)
+
+  def _read(self, start: int, stop: int) -> np.ndarray:
+    """Returns a range of tokens that lies in one part."""
+    part = bisect.bisect_right(self._starts, start) - 1
+    first = self._starts[part]
+    return self._tokens[part][start - first : stop - first].astype(np.int32)
 
   def input_piece(self, index: int) -> int:
     """Returns the piece of an example's input: equal inputs share one."""
@@ -132,83 +190,72 @@ class Store:
 
 
 class Writer:
-  """Writes one store; used through `writing`."""
+  """Writes one store; used through `writing`.
+
+  Attributes:
+    tokens: how many it has written.
+  """
 
   def __init__(self, path: pathlib.Path, *, kind: str, dtype: np.dtype):
     self._path, self._kind, self._dtype = path, kind, dtype
     self._file = open(path / "tokens.bin", "wb")
     self._texts = open(path / "references.bin", "wb")
-    self._lengths: list[int] = []
     self._pieces: dict[bytes, int] = {}
-    self._examples: list[tuple[int, int, int, int, int]] = []
-    self._options: list[int] = []
-    self._references: list[int] = [0]
+    self._lengths: list[np.ndarray] = [np.zeros([0], np.int64)]
+    self._examples: list[np.ndarray] = [np.zeros([0, 5], np.int64)]
+    self._options: list[np.ndarray] = [np.zeros([0], np.int64)]
+    self._references: list[np.ndarray] = [np.zeros([1], np.int64)]
+    self.tokens = self._num_options = self._num_references = 0
 
-  def known(self, kind: str, text: str) -> int | None:
-    """Returns the piece that holds this text, if there is one."""
-    return self._pieces.get(_digest(kind, text))
+  def add(self, chunk: Chunk) -> None:
+    """Adds rows behind those that are there; of equal pieces only the first is kept.
 
-  def add_piece(self, kind: str, text: str, ids: Sequence[int]) -> int:
-    """Adds a piece and returns its index. Pieces are unique by kind and text."""
-    index = self._pieces[_digest(kind, text)] = len(self._lengths)
-    self._append(ids)
-    return index
-
-  def add_document(self, ids: Sequence[int]) -> None:
-    self._append(ids)
-
-  def add_example(
-    self,
-    source: int,
-    target: int,
-    definition: int,
-    options: Sequence[int],
-    references: Sequence[str] = (),
-  ) -> None:
-    """Adds an example of known pieces (definition -1: none)."""
-    first = len(self._references) - 1
-    self._examples.append((source, target, definition, len(self._options), first))
-    self._options.extend(options)
-    for text in references:
-      contents = text.encode()
-      self._texts.write(contents)
-      self._references.append(self._references[-1] + len(contents))
-
-  def __len__(self) -> int:
-    return len(self._examples) if self._kind == EXAMPLES else len(self._lengths)
-
-  def _append(self, ids: Sequence[int]) -> None:
-    array = np.asarray(ids, np.int64)
-    if array.size and (array.min() < 0 or array.max() > np.iinfo(self._dtype).max):
-      raise ValueError(f"Token ids {array.min()}..{array.max()} do not fit {self._dtype.name}.")
-    self._file.write(array.astype(self._dtype).tobytes())
-    self._lengths.append(len(array))
-
-  def finish(self) -> dict:
-    """Writes the tables and, last, meta.json; returns the latter's values."""
-    self.close()
-    lengths = np.asarray(self._lengths, np.int64)
-    examples = np.asarray(self._examples, np.int64).reshape(-1, 5)
-    np.save(self._path / "offsets.npy", np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
-    np.save(self._path / "examples.npy", examples)
-    np.save(self._path / "options.npy", np.asarray(self._options, np.int64))
-    np.save(self._path / "references.npy", np.asarray(self._references, np.int64))
-    meta = {
-      "version": VERSION, "kind": self._kind, "dtype": self._dtype.name,
-      "examples": len(self), "pieces": len(lengths), "tokens": int(lengths.sum()),
-    }  # fmt: skip
+    Raises:
+      ValueError: a token id is too large for the vocabulary's size.
+    """
+    tokens, lengths = chunk.tokens, chunk.lengths
+    if tokens.size and (tokens.min() < 0 or tokens.max() > np.iinfo(self._dtype).max):
+      raise ValueError(f"Token ids {tokens.min()}..{tokens.max()} do not fit {self._dtype.name}.")
     if self._kind == EXAMPLES:
-      meta["distinct_inputs"] = len(np.unique(examples[:, 0]))
-      meta["lengths"] = {
-        "input": _statistics(lengths[examples[:, 0]]),
-        "target": _statistics(lengths[examples[:, 1]]),
-        "shot": _statistics(lengths[examples[:, 0]] + lengths[examples[:, 1]]),
-        "definition": _statistics(lengths[examples[examples[:, 2] >= 0, 2]]),
-      }
+      known = len(self._pieces)
+      pieces = [self._pieces.setdefault(digest, len(self._pieces)) for digest in chunk.digests]
+      places = np.array([*pieces, -1], np.int64)  # the last one is for -1: no piece
+      new = places[:-1] >= known
+      tokens, lengths = tokens[np.repeat(new, lengths)], lengths[new]
+      examples = chunk.examples + [0, 0, 0, self._num_options, self._num_references]
+      examples[:, :3] = places[chunk.examples[:, :3]]
+      self._examples.append(examples)
+      self._options.append(places[chunk.options])
+      self._references.append(_lengths(chunk.references))
+      self._num_options += len(chunk.options)
+      self._num_references += len(chunk.references)
+      self._texts.write(b"".join(chunk.references))
+    self._file.write(tokens.astype(self._dtype))
+    self._lengths.append(lengths)
+    self.tokens += tokens.size
+
+  def finish(self) -> None:
+    """Writes the tables and, last, meta.json."""
+    self.close()
+    lengths = np.concatenate(self._lengths)
+    examples = np.concatenate(self._examples)
+    np.save(self._path / "offsets.npy", np.concatenate([[0], np.cumsum(lengths)]))
+    np.save(self._path / "examples.npy", examples)
+    np.save(self._path / "options.npy", np.concatenate(self._options))
+    np.save(self._path / "references.npy", np.cumsum(np.concatenate(self._references)))
+    if self._kind == DOCUMENTS:
+      meta = _documents_meta(lengths, self._dtype.name)
     else:
-      meta["lengths"] = {"document": _statistics(lengths)}
-    (self._path / "meta.json").write_text(json.dumps(meta, indent=1))
-    return meta
+      meta = _meta(EXAMPLES, len(examples), lengths, self._dtype.name) | {
+        "distinct_inputs": len(np.unique(examples[:, 0])),
+        "lengths": {
+          "input": _statistics(lengths[examples[:, 0]]),
+          "target": _statistics(lengths[examples[:, 1]]),
+          "shot": _statistics(lengths[examples[:, 0]] + lengths[examples[:, 1]]),
+          "definition": _statistics(lengths[examples[examples[:, 2] >= 0, 2]]),
+        },
+      }
+    _write_meta(self._path, meta)
 
   def close(self) -> None:
     self._file.close()
@@ -236,6 +283,48 @@ def writing(path: str | os.PathLike, *, kind: str, vocabulary_size: int) -> Iter
     shutil.rmtree(temporary, ignore_errors=True)
 
 
+def write_documents(
+  path: str | os.PathLike, chunks: Iterable[Chunk], *, vocabulary_size: int,
+  check: Callable[[], None],
+) -> None:  # fmt: skip
+  """Writes a store of documents in shards; finished ones that are there already are kept.
+
+  Args:
+    path: the store.
+    chunks: the documents behind those of `num_documents(path)`.
+    vocabulary_size: as for `writing`.
+    check: called before each shard comes into being; an error of it is raised.
+  """
+  path = pathlib.Path(path)
+  shards = _finished(path)
+  waiting = iter(chunks)
+  for chunk in waiting:
+    folder = _shard(path, len(shards))
+    with writing(folder, kind=DOCUMENTS, vocabulary_size=vocabulary_size) as writer:
+      writer.add(chunk)
+      while writer.tokens < _SHARD_TOKENS and (more := next(waiting, None)):
+        writer.add(more)
+      check()
+    shards.append(Store(folder))
+  lengths = np.concatenate([shard.lengths for shard in shards])
+  meta = _documents_meta(lengths, shards[0].meta["dtype"])
+  _write_meta(path, {**meta, "shards": len(shards)})
+
+
+def num_documents(path: str | os.PathLike) -> int:
+  """Returns how many documents an interrupted `write_documents` has left in finished shards."""
+  return sum(map(len, _finished(pathlib.Path(path))))
+
+
+def _finished(path: pathlib.Path) -> list[Store]:
+  numbers = itertools.takewhile(lambda i: complete(_shard(path, i)), itertools.count())
+  return [Store(_shard(path, i)) for i in numbers]
+
+
+def _shard(path: pathlib.Path, number: int) -> pathlib.Path:
+  return path / f"{number:05}"
+
+
 def complete(path: str | os.PathLike) -> bool:
   """Whether a finished store of this version stands at `path`."""
   file = pathlib.Path(path) / "meta.json"
@@ -247,8 +336,26 @@ def _mapped(array: np.ndarray) -> np.ndarray:
   return array.view(np.ndarray)
 
 
-def _digest(kind: str, text: str) -> bytes:
-  return hashlib.blake2b(f"{kind}\0{text}".encode(), digest_size=16).digest()
+def _lengths(values: Sequence) -> np.ndarray:
+  return np.fromiter(map(len, values), np.int64, len(values))
+
+
+def _meta(kind: str, rows: int, lengths: np.ndarray, dtype: str) -> dict:
+  return {
+    "version": VERSION, "kind": kind, "dtype": dtype, "examples": rows, "pieces": len(lengths),
+    "tokens": int(lengths.sum()),
+  }  # fmt: skip
+
+
+def _documents_meta(lengths: np.ndarray, dtype: str) -> dict:
+  meta = _meta(DOCUMENTS, len(lengths), lengths, dtype)
+  return {**meta, "lengths": {"document": _statistics(lengths)}}
+
+
+def _write_meta(path: pathlib.Path, meta: dict) -> None:
+  temporary = path / f"meta.json.partial-{os.getpid()}"
+  temporary.write_text(json.dumps(meta, indent=1))
+  temporary.rename(path / "meta.json")
 
 
 def _statistics(lengths: np.ndarray) -> dict:

@@ -2,11 +2,14 @@
 
 import functools
 import json
+import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
 import textwrap
+import time
 import types
 
 import pytest
@@ -14,14 +17,16 @@ import seqio
 import tensorflow as tf
 
 from hyperjax.data import build as build_lib
+from hyperjax.data import encode
 from hyperjax.data import manifest as manifest_lib
+from hyperjax.data import store as store_lib
 from hyperjax.data.build import build_parts
 from hyperjax.data.caclm import CaclmConfig, CaclmStream
 from hyperjax.data.episodes import EpisodeConfig, TrainStream
 from hyperjax.data.loader import Loader
 from hyperjax.data.manifest import DataConfig, Manifest, ensure
 from hyperjax.data.store import Store
-from hyperjax.tasks import fewshot, text
+from hyperjax.tasks import c4, fewshot, text
 from tests.data.fakes import PROMPT, Bytes
 
 SENTENCEPIECE = (
@@ -104,22 +109,146 @@ def test_a_copied_folder_is_the_same_data(source, tmp_path):
 
 def test_an_interrupted_build_goes_on(source, tmp_path, monkeypatch):
   wanted, out = config(source, "three"), tmp_path / "out"
-  write = build_lib._write
+  write = build_lib._Job.write
 
-  def interrupted(task, *rest):
-    if task.name == "three.plain":
+  def interrupted(job, *rest):
+    if job.task.name == "three.plain":
       raise KeyboardInterrupt
-    write(task, *rest)
+    write(job, *rest)
 
-  monkeypatch.setattr(build_lib, "_write", interrupted)
+  monkeypatch.setattr(build_lib._Job, "write", interrupted)
   with pytest.raises(KeyboardInterrupt):
     build(wanted, out)
   assert not (out / "manifest.json").exists() and len(list((out / "stores").iterdir())) == 1
   written = []
-  monkeypatch.setattr(build_lib, "_write", lambda task, *rest: (
-    written.append(task.name), write(task, *rest)))  # fmt: skip
+  monkeypatch.setattr(build_lib._Job, "write", lambda job, *rest: (
+    written.append(job.task.name), write(job, *rest)))  # fmt: skip
   build(wanted, out)
   assert written == ["three.plain"]
+
+
+def corpus(tmp_path, name, count=200):
+  """A source of one task of documents."""
+  folder = tmp_path / name
+  folder.mkdir(exist_ok=True)
+  lines = [json.dumps({"text": f"document {i} " * (i % 7 + 1)}) for i in range(count)]
+  (folder / "a.jsonl").write_text("\n".join(lines))
+  return c4.Corpus(str(folder), name)
+
+
+def contents(folder):
+  return {
+    str(path.relative_to(folder)): path.read_bytes()
+    for path in folder.rglob("*")
+    if path.is_file()
+  }
+
+
+def test_processes_build_the_same_bytes(tmp_path, monkeypatch):
+  monkeypatch.setattr(store_lib, "_SHARD_TOKENS", 2000)
+  monkeypatch.setattr(build_lib, "_CHUNK", 7)
+  rows = [{"input": f"{i % 50} times", "output": f"{i % 3}", "options": list("012")}
+          for i in range(60)]  # fmt: skip
+  tasks = write_tasks(tmp_path / "tasks", **{f"task_{i}": rows[i:] for i in range(4)})
+  sources = [fewshot.Folder(str(tasks), name="many"), corpus(tmp_path, "docs")]
+  for name in ("many", "docs"):
+    wanted = DataConfig(name, "bytes", prompt=PROMPT, sources=sources)
+    monkeypatch.setattr(encode, "_FEW", 2**40)
+    build(wanted, tmp_path / "serial" / name)
+    monkeypatch.setattr(encode, "_FEW", 0)
+    build(wanted, tmp_path / "parallel" / name)
+    found = contents(tmp_path / "parallel" / name)
+    assert found == contents(tmp_path / "serial" / name)
+  shards = [file for file in found if file.endswith("tokens.bin")]
+  assert len(shards) == 5
+
+
+def test_a_killed_build_goes_on_at_its_shards(tmp_path, monkeypatch):
+  """Killed, with the processes that tokenise; those end too, and nothing is written twice."""
+  source = corpus(tmp_path, "killed")
+  script = f"""
+    if __name__ == "__main__":
+      import multiprocessing, os, signal
+      from hyperjax.data import build, encode, store
+      from hyperjax.data.manifest import DataConfig
+      from hyperjax.tasks import c4
+      from tests.data.fakes import PROMPT, Bytes
+
+      def writing(path, **options):
+        if path.name == "00003":
+          print(*(child.pid for child in multiprocessing.active_children()), flush=True)
+          os.kill(os.getpid(), signal.SIGKILL)
+        return write(path, **options)
+
+      write, store.writing = store.writing, writing
+      store._SHARD_TOKENS, build._CHUNK, encode._FEW = 2000, 7, 0
+      source = c4.Corpus({source.path!r}, "killed")
+      build.build(
+        DataConfig("killed", "bytes", prompt=PROMPT, sources=[source]), {str(tmp_path / "out")!r},
+        vocabulary=Bytes(),
+      )
+  """
+  (tmp_path / "script.py").write_text(textwrap.dedent(script))
+  done = subprocess.run(
+    [sys.executable, str(tmp_path / "script.py")], stdout=subprocess.PIPE, text=True,
+    env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+  )  # fmt: skip
+  assert done.returncode == -signal.SIGKILL
+  (store,) = (tmp_path / "out" / "stores").iterdir()
+  shards = {path.name: path.stat().st_ino for path in store.iterdir()}
+  assert sorted(shards) == ["00000", "00001", "00002"] and done.stdout.split()
+  deadline = time.monotonic() + 20
+  while any(map(alive, done.stdout.split())):
+    assert time.monotonic() < deadline
+    time.sleep(0.1)
+
+  monkeypatch.setattr(store_lib, "_SHARD_TOKENS", 2000)
+  monkeypatch.setattr(build_lib, "_CHUNK", 7)
+  wanted = DataConfig("killed", "bytes", prompt=PROMPT, sources=[source])
+  build(wanted, tmp_path / "out")
+  build(wanted, tmp_path / "whole")
+  assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+  assert shards.items() <= {path.name: path.stat().st_ino for path in store.iterdir()}.items()
+
+
+def alive(pid: str) -> bool:
+  state = pathlib.Path("/proc", pid, "stat")
+  return state.exists() and state.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def test_an_error_leaves_what_precedes_it(source, tmp_path):
+  write_tasks(source, zero=[{"input": "a", "output": " "}])
+  with pytest.raises(ValueError, match="zero.json, row 1: the output is empty"):
+    build(config(source, "zeros"), tmp_path / "out")
+  assert len(list(tmp_path.glob("out/stores/*"))) == 2
+
+
+@pytest.mark.parametrize("documents", [False, True])
+def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path, monkeypatch, documents):
+  read = build_lib.texts
+
+  def changed(task, *rest):
+    rows = list(read(task, *rest))
+    file.write_text(file.read_text() + " ")
+    yield from rows
+
+  if documents:
+    source = corpus(tmp_path, "moving")
+    file = tmp_path / "moving" / "a.jsonl"
+    wanted = DataConfig("moving", "bytes", sources=[source])
+  else:
+    folder = write_tasks(tmp_path / "tasks", plain=words())
+    file = folder / "plain.json"
+    wanted = config(folder, "stirred")
+  build(wanted, tmp_path / "out")
+  before = contents(tmp_path / "out")
+  for path in (tmp_path / "out", tmp_path / "new"):
+    file.write_text(file.read_text() + "\n")
+    with monkeypatch.context() as patch:
+      patch.setattr(build_lib, "texts", changed)
+      with pytest.raises(ValueError, match=f"{file.name}: it changed while it was read"):
+        build(wanted, path)
+  assert contents(tmp_path / "out") == before and not contents(tmp_path / "new")
 
 
 def test_a_changed_source_names_the_command(source, tmp_path):

@@ -4,7 +4,10 @@ import json
 import pathlib
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from hyperjax.data import store as store_lib
+from hyperjax.data.encode import encode
 from hyperjax.data.manifest import VERSION, Manifest
 from hyperjax.data.prompts import PromptFormat
 
@@ -28,33 +31,32 @@ class Bytes:
 PROMPT = PromptFormat("short", input="{input}=", target="{target}", terminator=";")
 
 
+def filled(row: Mapping) -> dict:
+  """A row as `RowsSource` has them, every optional feature being there."""
+  empty = {"options": [], "references": [], "definition": ""}
+  return {**empty, **row, "inputs": row["input"], "targets": row["output"]}
+
+
 def write_examples(path, rows: Sequence[Mapping], vocabulary=None, prompt=PROMPT) -> dict:
   """Writes a store of {"input", "output"[, "options", "references", "definition"]}: its meta."""
   vocabulary = vocabulary or Bytes()
   with store_lib.writing(
     path, kind=store_lib.EXAMPLES, vocabulary_size=vocabulary.size
   ) as writer:
-
-    def piece(kind: str, text: str) -> int:
-      known = writer.known(kind, text)
-      encode = {"input": prompt.encode_inputs, "target": prompt.encode_targets,
-                "definition": prompt.encode_definitions}[kind]  # fmt: skip
-      return (
-        writer.add_piece(kind, text, encode(vocabulary, [text])[0]) if known is None else known
-      )
-
-    for row in rows:
-      source, target = piece("input", row["input"]), piece("target", row["output"])
-      definition = piece("definition", row["definition"]) if "definition" in row else -1
-      options = [piece("target", option) for option in row.get("options", [])]
-      writer.add_example(source, target, definition, options, row.get("references", ()))
+    if rows:
+      writer.add(encode(list(map(filled, rows)), vocabulary, prompt))
   return store_lib.Store(path).meta
+
+
+def chunk(documents: Sequence[Sequence[int]]) -> store_lib.Chunk:
+  """Documents on their way into a store."""
+  tokens = np.array([token for document in documents for token in document], np.int32)
+  return store_lib.Chunk(tokens, np.array(list(map(len, documents)), np.int64))
 
 
 def write_documents(path, documents: Sequence[Sequence[int]], size: int = 259) -> dict:
   with store_lib.writing(path, kind=store_lib.DOCUMENTS, vocabulary_size=size) as writer:
-    for document in documents:
-      writer.add_document(document)
+    writer.add(chunk(documents))
   return store_lib.Store(path).meta
 
 

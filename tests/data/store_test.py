@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hyperjax.data import store as store_lib
-from hyperjax.data.store import DOCUMENTS, EXAMPLES, Store
-from tests.data.fakes import PROMPT, Bytes, write_documents, write_examples
+from hyperjax.data.encode import encode
+from hyperjax.data.store import DOCUMENTS, EXAMPLES, Chunk, Store
+from tests.data.fakes import PROMPT, Bytes, chunk, filled, write_documents, write_examples
 
 TEXT = st.text(max_size=8)
 ROW = st.fixed_dictionaries(
@@ -40,7 +41,7 @@ def test_examples_come_back(rows):
       )
       assert store.references(i) == row.get("references", [])
       definition = store.definition(i)
-      assert (definition is None) == ("definition" not in row)
+      assert (definition is None) == (not row.get("definition"))
       for j in range(i):
         assert (store.input_piece(i) == store.input_piece(j)) == (rows[j]["input"] == row["input"])
         same_target = rows[j]["output"] == row["output"]
@@ -71,7 +72,7 @@ def test_statistics_count_examples_not_pieces(tmp_path):
 def test_an_interrupted_write_leaves_nothing(tmp_path):
   with pytest.raises(KeyboardInterrupt):
     with store_lib.writing(tmp_path / "s", kind=DOCUMENTS, vocabulary_size=9) as writer:
-      writer.add_document([1, 2])
+      writer.add(chunk([[1, 2]]))
       raise KeyboardInterrupt
   assert list(tmp_path.iterdir()) == []
   assert not store_lib.complete(tmp_path / "s")
@@ -90,4 +91,90 @@ def test_other_versions_are_refused(tmp_path):
 def test_ids_beyond_the_vocabulary_are_refused(tmp_path):
   with pytest.raises(ValueError, match="70000 do not fit uint16"):
     with store_lib.writing(tmp_path / "s", kind=EXAMPLES, vocabulary_size=9) as writer:
-      writer.add_piece("input", "x", [70000])
+      writer.add(Chunk(np.array([70000]), np.array([1]), [b"x"]))
+
+
+def sharded(path, documents, *, check=lambda: None, start=0):
+  """Writes documents, each a chunk of its own."""
+  chunks = (chunk([document]) for document in documents[start:])
+  store_lib.write_documents(path, chunks, vocabulary_size=2**16, check=check)
+
+
+def same_store(one, other):
+  assert {k: v for k, v in one.meta.items() if k != "shards"} == {
+    k: v for k, v in other.meta.items() if k != "shards"
+  }
+  assert one.lengths.tolist() == other.lengths.tolist()
+  for i in range(len(one)):
+    assert one.piece(i).tolist() == other.piece(i).tolist()
+    size = int(one.lengths[i])
+    assert one.window(i, size // 3, size // 2).tolist() == (
+      other.window(i, size // 3, size // 2).tolist()
+    )
+
+
+@settings(max_examples=30)
+@given(st.lists(st.lists(st.integers(0, 9), max_size=9), min_size=1), st.integers(1, 12))
+def test_shards_are_read_as_one_store(documents, size):
+  with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+    patch.setattr(store_lib, "_SHARD_TOKENS", size)
+    write_documents(Path(folder) / "whole", documents, 2**16)
+    sharded(Path(folder) / "shards", documents)
+    shards = Store(Path(folder) / "shards")
+    assert shards.meta["shards"] == sum(1 for _ in Path(folder).glob("shards/0*"))
+    same_store(Store(Path(folder) / "whole"), shards)
+
+
+def test_an_interrupted_store_of_documents_goes_on(tmp_path, monkeypatch):
+  monkeypatch.setattr(store_lib, "_SHARD_TOKENS", 4)
+  documents = [[i] * 3 for i in range(7)]
+  sharded(tmp_path / "whole", documents)
+
+  checks = iter([None, None, KeyboardInterrupt])
+
+  def check():
+    if error := next(checks):
+      raise error
+
+  with pytest.raises(KeyboardInterrupt):
+    sharded(tmp_path / "s", documents, check=check)
+  assert not store_lib.complete(tmp_path / "s")
+  assert [path.name for path in sorted((tmp_path / "s").iterdir())] == ["00000", "00001"]
+  kept = (tmp_path / "s" / "00000" / "tokens.bin").stat().st_mtime_ns
+  assert store_lib.num_documents(tmp_path / "s") == 4
+  sharded(tmp_path / "s", documents, start=4)
+  assert (tmp_path / "s" / "00000" / "tokens.bin").stat().st_mtime_ns == kept
+  assert contents(tmp_path / "s") == contents(tmp_path / "whole")
+  # All shards are there, but not what makes them one.
+  (tmp_path / "s" / "meta.json").unlink()
+  sharded(tmp_path / "s", documents, start=store_lib.num_documents(tmp_path / "s"))
+  assert contents(tmp_path / "s") == contents(tmp_path / "whole")
+
+
+def contents(folder):
+  return {
+    str(path.relative_to(folder)): path.read_bytes()
+    for path in folder.rglob("*")
+    if path.is_file()
+  }
+
+
+@settings(max_examples=30)
+@given(st.lists(ROW, min_size=1, max_size=12), st.integers(1, 5))
+def test_chunks_make_the_store_that_one_chunk_makes(rows, size):
+  """But for the order of pieces."""
+  rows = list(map(filled, rows))
+  with tempfile.TemporaryDirectory() as folder:
+    for name, step in (("one", len(rows)), ("more", size)):
+      with store_lib.writing(Path(folder) / name, kind=EXAMPLES, vocabulary_size=259) as writer:
+        for i in range(0, len(rows), step):
+          writer.add(encode(rows[i : i + step], Bytes(), PROMPT))
+    one, more = Store(Path(folder) / "one"), Store(Path(folder) / "more")
+    assert one.meta == more.meta
+    for i in range(len(rows)):
+      for read in (Store.input, Store.target, Store.definition, Store.options, Store.references):
+        found, expected = read(more, i), read(one, i)
+        assert str(found) == str(expected)
+      for j in range(i):
+        for piece in (Store.input_piece, Store.target_piece):
+          assert (piece(one, i) == piece(one, j)) == (piece(more, i) == piece(more, j))

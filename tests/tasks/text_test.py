@@ -14,7 +14,7 @@ def test_a_file_is_one_document_or_several(tmp_path):
 
 
 def test_a_long_document_is_cut_at_line_ends(tmp_path, monkeypatch):
-  monkeypatch.setattr(text, "_MAX_CHARACTERS", 10)
+  monkeypatch.setattr(text, "MAX_CHARACTERS", 10)
   file = tmp_path / "a.txt"
   file.write_text("12345\n789\n" * 3 + "x" * 25)
   pieces = load(file)
