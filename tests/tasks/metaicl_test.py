@@ -78,10 +78,12 @@ def test_the_data_files_hold_out_the_target_tasks_and_unseen_symbols(checkout, t
   assert len(built("metaicl", "train", METAICL_DIR=str(checkout)).tasks) == 3
   manifest = built("metaicl", "held_out", METAICL_DIR=str(checkout), METAICL_SEED=13)
   assert manifest.tasks == ("metaicl_held_out.glue_rte", "metaicl_held_out.openbookqa")
-  assert text(manifest.store("metaicl_held_out.glue_rte", "test").input(0)).startswith("Q: 13 test ")
+  first = manifest.store("metaicl_held_out.glue_rte", "test").input(0)
+  assert text(first).startswith("Q: 13 test ")
   for part, task in (
-    ("train", "symbol_tuning.metaicl.glue_sst2.3"), ("held_out", "symbol_tuning_held_out.metaicl.glue_rte.3")
-  ):  # fmt: skip
+    ("train", "symbol_tuning.metaicl.glue_sst2.3"),
+    ("held_out", "symbol_tuning_held_out.metaicl.glue_rte.3"),
+  ):
     store = built("symbol_tuning", part, METAICL_DIR=str(checkout)).store(task, "train")
     symbols = {text(option).strip() for option in store.options(0)}
     assert symbols <= set().union(*tables(part == "held_out"))
