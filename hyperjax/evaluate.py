@@ -106,12 +106,17 @@ def evaluate(
   vocabulary = vocabularies.load(data.config.vocabulary)
   manifest = data.open(vocabulary)
   tasks = manifest.select(episodes.include, episodes.exclude)
-  chosen = scores.choose({task: manifest.metrics(task) for task in tasks}, task_metrics)
+  chosen = scores.choose(
+    {task: manifest.metrics(task) for task in tasks}, task_metrics,
+    with_options=[task for task in tasks if eval_sets.have_options(manifest, task)],
+  )  # fmt: skip
   loaded = given["model"].load()
-  dtype = given["model"].compute_dtype().name
+  dtypes = given["model"].dtypes()
   layout = given["model"].architecture.layout
-  methods = dict(_methods(runs_by_method, hypermodel, loaded, dtype))
-  scorer = Scorer(layout, vocabulary, manifest.prompt, episodes.batch_size)
+  methods = dict(_methods(runs_by_method, hypermodel, loaded, dtypes, manifest))
+  scorer = Scorer(
+    layout, vocabulary, manifest.prompt, episodes.batch_size, episodes.max_new_tokens
+  )
   folder = pathlib.Path(output_dir)
   (folder / "answers").mkdir(parents=True, exist_ok=True)
   launch.accept()
@@ -136,10 +141,11 @@ def evaluate(
 
 
 def _methods(
-  runs_by_method: Mapping[str, str], hypermodel: str, loaded: tuple[nnx.Module, str], dtype: str
-) -> Iterator[tuple[str, Method]]:
+  runs_by_method: Mapping[str, str], hypermodel: str, loaded: tuple[nnx.Module, str], dtypes: str,
+  manifest: Manifest,
+) -> Iterator[tuple[str, Method]]:  # fmt: skip
   model, fingerprint = loaded
-  base = f"{_SCORING} {fingerprint} {dtype}"
+  base = f"{_SCORING} {fingerprint} {dtypes}"
   yield "zero_shot", Method(NoPhi(), model, base, reads_support=False)
   # A decoder's queries can share the support's keys and values; an encoder reads both at once.
   one_way = model.config.layout == "decoder"
@@ -148,6 +154,14 @@ def _methods(
   yield "in_context", in_context
   for name, folder in runs_by_method.items():
     run = runs.load(folder, loaded=loaded)
+    read = (run.prompt.to_json(), run.vocabulary.fingerprint)
+    if read != (manifest.prompt.to_json(), manifest.vocabulary["fingerprint"]):
+      raise ValueError(
+        f"{folder} was trained with the prompt format {run.prompt.name!r} and the vocabulary "
+        f"{run.vocabulary.fingerprint[:12]}, {manifest.folder} was built with "
+        f"{manifest.prompt.name!r} and {manifest.vocabulary['fingerprint'][:12]}: set PROMPT and "
+        "VOCABULARY as the run has them, and another DATA_DIR"
+      )
     place = {"inline": True} if run.inline else {}
     reads = run.inline or getattr(run.producer, "reads_support", True)
     method = Method(run.producer, run.downstream, f"{base} {run.trained_hash}", place, reads)
@@ -198,6 +212,7 @@ class Scorer:
   vocabulary: Vocabulary
   prompt: PromptFormat
   batch_size: int
+  max_new_tokens: int | None
 
   def score(self, method: Method, group: Group) -> Iterator[list[Record]]:
     """Yields the records of one batch after another."""
@@ -205,7 +220,9 @@ class Scorer:
     for batch, _, episodes in eval_sets.batches(group, self.batch_size):
       phi = scoring.produce(method.producer, method.downstream, batch.support)
       likelihood = np.asarray(scoring.teacher_forced(method.downstream, phi, batch)[0])
-      ids, count = scoring.answers(method.downstream, phi, batch, end, longest)
+      ids, count = scoring.answers(
+        method.downstream, phi, batch, end, longest, self.max_new_tokens
+      )
       ranked = self._ranked(method.downstream, phi, episodes, group)
       yield [
         {
@@ -253,7 +270,6 @@ class Scorer:
       by_token = query.options[int(np.argmax(total / [len(o) for o in query.options]))]
       found[row, column] = {
         "option_correct": int(np.array_equal(likeliest, query.target)),
-        "option": self._target_text(likeliest),
         "option_by_token": self._target_text(by_token),
       }
     return found

@@ -54,13 +54,20 @@ class ModelConfig:
       return jnp.dtype(self.dtype)
     return jnp.dtype(jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16)
 
+  def activations(self) -> Any:
+    """The dtype of activations on this machine."""
+    return jnp.dtype(jnp.float32) if jax.default_backend() == "cpu" else self.compute_dtype()
+
+  def dtypes(self) -> str:
+    """The names of both: what figures depend on besides weights and data."""
+    return f"{self.compute_dtype().name} {self.activations().name}"
+
   def abstract(self) -> families.Model:
     """The model with shapes in place of arrays; reads nothing."""
-    dtype = self.compute_dtype()
-    activations = jnp.float32 if jax.default_backend() == "cpu" else dtype
     return families.abstract(
-      self.architecture, dtype=dtype, remat=self.remat, activations=activations
-    )
+      self.architecture, dtype=self.compute_dtype(), remat=self.remat,
+      activations=self.activations(),
+    )  # fmt: skip
 
   def load(self) -> tuple[families.Model, str]:
     """The model with its weights, and its fingerprint."""

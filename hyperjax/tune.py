@@ -35,6 +35,9 @@ from hyperjax.training import step as step_lib
 Point = dict[str, int | float]
 Curve = list[Point]
 
+# Part of what stored cells are named by: raise it where tuning or scoring changes.
+_TUNING = 2
+
 # Static shapes that the tasks are sorted into: each is compiled anew for every method.
 MAX_SHAPES = 3
 
@@ -148,7 +151,7 @@ def tune(
     for name, method in methods.items():
       tuner = Tuner.build(method, model, runs.encoder(vocabulary), config, starts.get(name))
       about = [
-        fingerprint, given["model"].compute_dtype().name, manifest.values["tasks"],
+        _TUNING, fingerprint, given["model"].dtypes(), manifest.values["tasks"],
         dataclasses.asdict(config), repr(method),
         starts[name].trained_hash if name in starts else "",
       ]  # fmt: skip
@@ -198,15 +201,15 @@ class Bench:
       ValueError: a task has too few examples.
     """
     laid = layouts.of(layout, manifest.vocabulary)
-    most = max(method.num_examples for method in methods.values())
     bench = cls(manifest, config, laid, {})
     needs = {
       task: loader.fit(
-        [*bench.asked(task), *(e for s in config.seeds for e in bench.supports(task, s, most, 1))],
+        [*bench.asked(task), *(e for s in config.seeds for m in methods.values()
+                               for e in bench.read(task, s, m))],
         laid,
       )
       for task in tasks
-    }
+    }  # fmt: skip
     groups = shapes.sort(needs, dict.fromkeys(tasks, 1.0), config.batch_size, MAX_SHAPES)
     return dataclasses.replace(
       bench, shapes={task: shape for shape, members in groups for task in members}
@@ -233,6 +236,14 @@ class Bench:
     apart = Sampler(self.manifest, task, eval_sets.query_split(splits), split, count, 1)
     ids = apart.draw(asked, count, (seed, "tune", task))
     return Sampler(self.manifest, task, split, split, count, 1), ids
+
+  def read(self, task: str, seed: int, method: Method) -> list[Episode]:
+    """All that a method reads of a task: its tuning examples as queries, and its supports."""
+    sampler, ids = self.examples(task, seed, method.num_examples)
+    queries = tuple(map(sampler.query, ids))
+    supports = method.start.supports if method.start else 1
+    first, *others = self.supports(task, seed, method.num_examples, supports)
+    return [dataclasses.replace(first, queries=queries), *others]
 
   def supports(self, task: str, seed: int, count: int, supports: int) -> list[Episode]:
     """So many disjoint supports of the tuning examples, each with its examples as queries."""

@@ -28,7 +28,7 @@ from hyperjax.data.manifest import digest, file_digest, sample_digest
 from hyperjax.tasks import text
 
 _KINDS = re.compile(r"\.(?:jsonl|json|txt)(?:\.(?:gz|zst))?$")
-_HELD_OUT = re.compile(r"(?<![a-z])(validation|test)(?![a-z])")
+_HELD_OUT = re.compile(r"(?<![a-z])(?:(val(?:id(?:ation)?)?)|test)(?![a-z])")
 _MAX_LINE = 100 * 10**6
 
 
@@ -61,7 +61,8 @@ class Corpus:
     for file in sorted(root.rglob("*")):
       if file.is_file() and _KINDS.search(file.name):
         held_out = _HELD_OUT.search(str(file.relative_to(root)).lower())
-        splits.setdefault(held_out[1] if held_out else "train", []).append(file)
+        split = "validation" if held_out and held_out[1] else "test" if held_out else "train"
+        splits.setdefault(split, []).append(file)
     if not splits:
       raise ValueError(f"{root}: no file ends in .jsonl, .json or .txt, or these with .gz or .zst.")
     return splits

@@ -88,7 +88,9 @@ class MetaICL:
       splits = {split: functools.partial(load, file, fewest) for split, file in task.files.items()}
       classes = task.kind == "classification"
       metric = classification.macro_f1 if classes else classification.accuracy
-      registry.add_rows(name, self.path, splits, metric_fns=[metric])
+      registry.add_rows(
+        name, self.path, splits, metric_fns=[metric], files=[*task.files.values()]
+      )
     registry.add_mixture(self.name, dict.fromkeys(tasks, 1.0))
 
   def tasks(self) -> dict[str, Task]:

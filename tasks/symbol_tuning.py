@@ -90,7 +90,7 @@ class SymbolTuning:
     """Registers the source's tasks, the copies, and the mixture with seqio.
 
     Raises:
-      ValueError: none of the source's tasks is taken.
+      ValueError: none of the source's tasks is taken, or none has the instructions asked for.
     """
     import seqio
 
@@ -104,10 +104,12 @@ class SymbolTuning:
       return _shuffled(task, build.texts(seqio.TaskRegistry.get(task), split))
 
     self.source.register()
-    rates = {}
+    rates, instructed = {}, False
     for task in self.source.fingerprints():
       splits = seqio.TaskRegistry.get(task).splits
-      labels = classes([row for split in splits for row in read(task, split)])
+      found = [row for split in splits for row in read(task, split)]
+      instructed |= any(row["definition"] for row in found)
+      labels = classes(found)
       if not 2 <= len(labels) <= (2 if self.labels == "flipped" else self.max_classes):
         continue
       for copy in range(self.copies):
@@ -115,13 +117,19 @@ class SymbolTuning:
         rows = {
           split: functools.partial(self._copy, read, task, split, copy, labels) for split in splits
         }
-        registry.add_rows(name, self.source.path, rows, metric_fns=[classification.accuracy])
+        path = getattr(self.source, "path", self.source.name)
+        registry.add_rows(name, path, rows, metric_fns=[classification.accuracy])
         rates[name] = 1.0
     if not rates:
       raise ValueError(
         f"Source '{self.name}': of the tasks of source '{self.source.name}' none is "
         f"classification with {'2' if self.labels == 'flipped' else f'2 to {self.max_classes}'} "
         "labels."
+      )
+    if self.instructions and not instructed:
+      raise ValueError(
+        f"Source '{self.name}': instructions are asked for, and no task of source "
+        f"'{self.source.name}' has a definition: set instructions to False."
       )
     registry.add_mixture(self.name, rates)
 

@@ -1,14 +1,16 @@
 """What is tuned on and what is asked; runs of the command are in `baselines_test`."""
 
+import dataclasses
 import json
 
 import pytest
 
+from hyperjax.data import layouts, loader
 from hyperjax.data.manifest import Manifest
 from hyperjax.hypermodels.prompts import GistTokens, SoftPromptConfig
 from hyperjax.hypermodels.tuned import FullConfig
 from hyperjax.training.optimizers import AdamW, Schedule
-from hyperjax.tune import Bench, Method, TuneConfig, Tuner
+from hyperjax.tune import Bench, Method, Start, TuneConfig, Tuner
 from tests.data.fakes import Bytes, numbered, write_examples, write_folder
 from tests.models import tiny, tiny_t5
 
@@ -42,3 +44,27 @@ def test_a_soft_prompt_is_tuned(tmp_path, model):
   curve = Tuner.build(method, downstream, encode, shared, None).curve(bench, "t", 0)
   assert [point["step"] for point in curve] == [0, 4]
   assert curve[1]["log_likelihood"] > curve[0]["log_likelihood"] + 0.1
+
+
+def test_nothing_that_is_tuned_on_or_read_is_cut(tmp_path):
+  """Lengths differ between tasks and between examples, also of those behind the first support."""
+  rows = lambda n: [
+    {"input": f"{i} " + "x" * (i * n % 40), "output": "y" * (1 + i * n % 17)} for i in range(60)
+  ]
+  manifest = write_folder(tmp_path, {"short": rows(1), "long": rows(7)})
+  methods = {
+    "more": Method(FullConfig(), None, num_examples=40),
+    "generated": Method(FullConfig(), None, start=Start("run", supports=3), num_examples=12),
+  }
+  config = TuneConfig(steps=12, measure=(0,), batch_size=4, max_queries=6, num_shots=4)
+  bench = Bench.open(manifest, ["short", "long"], methods, config, "decoder")
+  layout = layouts.of("decoder", manifest.vocabulary)
+  for task in ("short", "long"):
+    for method in methods.values():
+      for episode in bench.read(task, 0, method):
+        shape = dataclasses.replace(bench.shapes[task], queries=len(episode.queries))
+        counts = loader.to_batch([episode], shape, layout)[1]
+        cut = counts.shots_dropped, counts.supports_cut, counts.inputs_cut, counts.targets_cut
+        assert cut == (0, 0, 0, 0), task
+    seen = sum(int((batch.weights.sum(-1) > 0).sum()) for batch in bench.steps(task, 0, 40))
+    assert seen == 12 * 4

@@ -50,12 +50,14 @@ def build(config: DataConfig, out: str | os.PathLike, *, vocabulary=None) -> Man
   """
   out = pathlib.Path(out)
   vocabulary = vocabularies.load(config.vocabulary) if vocabulary is None else vocabulary
-  fingerprints, registered = register(config)
+  fingerprints, versions, registered = register(config)
   rates = _rates(config.mixture_or_task_name)
   jobs = []
   for task, split in _splits(config, [seqio.get_mixture_or_task(name) for name in rates]):
     source = fingerprints.get(task.name) or _source_fingerprint(task)
-    key = _key(task.name, split, config, vocabulary, source)
+    version = versions.get(task.name, source)
+    identity = source if version == source else manifest_lib.digest([source, version])
+    key = _key(task.name, split, config, vocabulary, identity)
     jobs.append(_Job(task, split, source, out / "stores" / key))
   missing = [job for job in jobs if not store_lib.complete(job.path)]
   kept = len(jobs) - len(missing)
@@ -119,13 +121,16 @@ def build_parts(
     build(config, pathlib.Path(out) / part, vocabulary=loaded[config.vocabulary])
 
 
-def register(config: DataConfig) -> tuple[dict[str, str], dict[str, list[str]]]:
+def register(
+  config: DataConfig,
+) -> tuple[dict[str, str], dict[str, str], dict[str, list[str]]]:
   """Registers the tasks of a configuration's modules and sources.
 
   Returns:
-    {task: fingerprint of its source}, and {source name: its tasks}.
+    {task: fingerprint of its source}, {task: version of the module that registered it}, and
+    {source name: its tasks}.
   """
-  fingerprints = {}
+  versions = {}
   for name in config.task_modules:
     before = set(seqio.TaskRegistry.names())
     module = importlib.import_module(name)
@@ -134,14 +139,14 @@ def register(config: DataConfig) -> tuple[dict[str, str], dict[str, list[str]]]:
     version = f"{name}:{getattr(module, 'VERSION', _UNDECLARED)}"
     new = set(seqio.TaskRegistry.names()) - before
     _OWNERS.setdefault(name, set()).update(new)
-    fingerprints.update(dict.fromkeys(_OWNERS[name], version))
-  registered = {}
+    versions.update(dict.fromkeys(_OWNERS[name], version))
+  fingerprints, registered = dict(versions), {}
   for source in config.sources:
     source.register()
     ours = source.fingerprints()
     fingerprints.update(ours)
     registered[source.name] = sorted(ours)
-  return fingerprints, registered
+  return fingerprints, versions, registered
 
 
 # {task module: tasks that it registered}: a second build in one process finds them registered.
@@ -167,7 +172,8 @@ def _rates(name: str) -> dict[str, float]:
 def _metrics(task: str) -> list[str]:
   """Returns the names of the functions that a task is scored with, as seqio has them."""
   functions = seqio.TaskRegistry.get(task).metric_fns
-  return [getattr(fn, "func", fn).__name__ for fn in functions]
+  plain = (getattr(fn, "func", fn) for fn in functions)
+  return [getattr(fn, "__name__", type(fn).__name__) for fn in plain]
 
 
 def _splits(config: DataConfig, tasks: Iterable[Any]) -> list[tuple[Any, str]]:

@@ -32,6 +32,8 @@ class EvalConfig:
     exclude: tasks to leave out.
     batch_size: episodes scored at once.
     max_shapes: static shapes to sort the tasks into.
+    max_new_tokens: of an answer; None: the longest target or option among the tasks of its shape,
+      enough to tell whether an answer is its target, not to score an answer that goes on.
   """
 
   num_shots: int = 10
@@ -42,6 +44,7 @@ class EvalConfig:
   exclude: Sequence[str] = ()
   batch_size: int = 8
   max_shapes: int = 2
+  max_new_tokens: int | None = None
 
   def __post_init__(self):
     for name in ("num_shots", "num_queries", "batch_size", "max_shapes"):
@@ -159,6 +162,12 @@ def fill(episodes: Sequence[Episode], group: Group, batch_size: int) -> Batch:
   """One batch of a group of exactly `batch_size` episodes, filled up with the first one."""
   filled = [*episodes, *[episodes[0]] * (batch_size - len(episodes))]
   return loader.to_batch(filled, group.shape, group.layout)[0]
+
+
+def have_options(manifest: Manifest, task: str) -> bool:
+  """Whether every example that an evaluation may ask has options."""
+  entry = manifest.split(task, query_split(manifest.splits(task)))
+  return 0 < entry["examples"] == entry.get("with_options", 0)
 
 
 def query_split(splits: Sequence[str]) -> str:

@@ -238,16 +238,17 @@ class Writer:
     """Writes the tables and, last, meta.json."""
     self.close()
     lengths = np.concatenate(self._lengths)
-    examples = np.concatenate(self._examples)
+    examples, options = np.concatenate(self._examples), np.concatenate(self._options)
     np.save(self._path / "offsets.npy", np.concatenate([[0], np.cumsum(lengths)]))
     np.save(self._path / "examples.npy", examples)
-    np.save(self._path / "options.npy", np.concatenate(self._options))
+    np.save(self._path / "options.npy", options)
     np.save(self._path / "references.npy", np.cumsum(np.concatenate(self._references)))
     if self._kind == DOCUMENTS:
       meta = _documents_meta(lengths, self._dtype.name)
     else:
       meta = _meta(EXAMPLES, len(examples), lengths, self._dtype.name) | {
         "distinct_inputs": len(np.unique(examples[:, 0])),
+        "with_options": int(np.count_nonzero(np.diff(examples[:, 3], append=len(options)))),
         "lengths": {
           "input": _statistics(lengths[examples[:, 0]]),
           "target": _statistics(lengths[examples[:, 1]]),

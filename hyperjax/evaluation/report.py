@@ -2,7 +2,7 @@
 
 Every method answers the same queries, each query is one record:
 {"task", "query_id", "seed", "input", "target", "prediction", "exact_match", "log_likelihood",
-"tokens"[, "references"][, "option_correct", "option", "option_by_token"]}.
+"tokens"[, "references"][, "option_correct", "option_by_token"]}.
 """
 
 import importlib.metadata

@@ -38,23 +38,37 @@ METRICS: Mapping[str, Callable[[Records], float]] = {
   "rank_classification": lambda records: float(np.mean([r["option_correct"] for r in records])),
   "accuracy": _by_option(classification.accuracy),
   "macro_f1": _by_option(classification.macro_f1),
+  # As reports have it for all tasks: with case and punctuation, and the answer must have ended.
+  "strict_match": lambda records: float(np.mean([r["exact_match"] for r in records])),
 }
+OF_OPTIONS = ("rank_classification", "accuracy", "macro_f1")
 
 
 def choose(
-  named: Mapping[str, Sequence[str]], overrides: Mapping[str, str] | None = None
+  named: Mapping[str, Sequence[str]],
+  overrides: Mapping[str, str] | None = None,
+  *,
+  with_options: Sequence[str] = (),
 ) -> dict[str, str]:
-  """Returns {task: its metric}: the first that its source names and `METRICS` has.
+  """Returns {task: its metric}: the first that its source names and that can be computed, or
+  'strict_match'.
 
   Args:
     named: {task: the metrics that its source names}.
     overrides: {a task, or the front part of some tasks' names up to a dot: metric}.
+    with_options: the tasks whose every example has options.
 
   Raises:
-    ValueError: an override names no task or no metric.
+    ValueError: an override names no task, no metric, or one of options for a task without; or a
+      task's own metric is one of `text_metrics` that needs more than texts.
   """
   overrides = overrides or {}
-  known = {task: next((m for m in names if m in METRICS), None) for task, names in named.items()}
+  can = lambda task, metric: metric in METRICS and (
+    metric not in OF_OPTIONS or task in with_options
+  )
+  known = {
+    task: next((m for m in names if can(task, m)), "strict_match") for task, names in named.items()
+  }
   for prefix, metric in overrides.items():
     if metric not in METRICS:
       raise ValueError(f"unknown metric {metric!r} for {prefix!r}; known: {', '.join(METRICS)}")
@@ -62,26 +76,27 @@ def choose(
     if not tasks:
       raise ValueError(f"a metric is given for {prefix!r}, which is no task and no front of one")
     known.update(dict.fromkeys(tasks, metric))
-  return {task: metric for task, metric in known.items() if metric is not None}
+  for task, metric in known.items():
+    own = next(iter(named[task]), metric)
+    if metric in OF_OPTIONS and task not in with_options:
+      raise ValueError(
+        f"{task!r} is to be scored with {metric}, which needs options; not all of its queries have "
+        "any: give another metric for it (gin: METRICS)"
+      )
+    if own not in METRICS and hasattr(text_metrics, own) and task not in overrides:
+      raise ValueError(
+        f"{task!r} names {own} as its metric, which is not computed here yet: give another one for "
+        f"it (gin: METRICS), one of {', '.join(METRICS)}"
+      )
+  return known
 
 
 def by_task(records: Records, metrics: Mapping[str, str]) -> dict[str, float]:
-  """Returns {task: its metric, mean over seeds} of the tasks that have one.
-
-  Raises:
-    ValueError: a metric of options for a task without.
-  """
+  """Returns {task: its metric, mean over seeds}."""
   groups: dict[tuple[str, int], list] = collections.defaultdict(list)
   for record in records:
-    if record["task"] in metrics:
-      groups[record["task"], record["seed"]].append(record)
+    groups[record["task"], record["seed"]].append(record)
   found: dict[str, list[float]] = collections.defaultdict(list)
   for (task, _), members in sorted(groups.items()):
-    try:
-      found[task].append(METRICS[metrics[task]](members))
-    except KeyError as error:
-      raise ValueError(
-        f"{task!r} is scored with {metrics[task]}, which needs options; its queries have none: "
-        "give another metric for it (gin: METRICS)"
-      ) from error
+    found[task].append(METRICS[metrics[task]](members))
   return {task: float(np.mean(values)) for task, values in found.items()}

@@ -34,19 +34,22 @@ def answers(
   batch: Batch,
   terminator: tuple[int, ...],
   longest: int | None = None,
+  max_new_tokens: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Greedy answers of at most W tokens (the longest target of the batch's shape).
+  """Greedy answers.
 
   Args:
     longest: tokens that the longest input has, so that padding behind it is not computed.
+    max_new_tokens: of an answer; None: W, the longest target of the batch's shape. What is longer
+      can be no target.
 
   Returns:
-    ids [B, M, W] int32, and how many of them are real, terminator included: [B, M].
+    ids [B, M, max_new_tokens] int32, and how many are real, terminator included: [B, M].
   """
   tokens, length = batch.query.prompts()
   tokens = tokens[..., :longest]
   ids, count = generate(
     downstream, phi, tokens, length,
-    max_new_tokens=batch.targets.shape[-1], terminator=terminator,
+    max_new_tokens=max_new_tokens or batch.targets.shape[-1], terminator=terminator,
   )  # fmt: skip
   return np.asarray(ids), np.asarray(count)

@@ -14,14 +14,19 @@ def option(target: str, by_token: str, correct: int = 0, **more):
   return record(target=target, option_by_token=by_token, option_correct=correct, **more)
 
 
-def test_the_first_known_metric_is_chosen():
-  named = {"a.x": ("other", "rouge_l", "exact_match"), "a.y": ("other",), "b.z": ()}
-  assert scores.choose(named) == {"a.x": "rouge_l"}
+def test_the_first_metric_that_can_be_computed_is_chosen():
+  named = {"a.x": ("other", "rouge_l", "exact_match"), "a.y": ("other",), "b.z": (),
+           "c.v": ("accuracy",), "c.w": ("accuracy", "rouge_l")}  # fmt: skip
+  assert scores.choose(named, with_options=["c.v"]) == {
+    "a.x": "rouge_l", "a.y": "strict_match", "b.z": "strict_match", "c.v": "accuracy",
+    "c.w": "rouge_l",
+  }  # fmt: skip
 
 
 def test_a_metric_is_given_for_a_task_or_for_all_of_a_front():
   named = {"a.x": ("rouge_l",), "a.y": ("rouge_l",), "ab.z": ("rouge_l",)}
-  assert scores.choose(named, {"a": "rank_classification", "a.y": "accuracy"}) == {
+  overrides = {"a": "rank_classification", "a.y": "accuracy"}
+  assert scores.choose(named, overrides, with_options=["a.x", "a.y"]) == {
     "a.x": "rank_classification", "a.y": "accuracy", "ab.z": "rouge_l",
   }  # fmt: skip
 
@@ -29,10 +34,18 @@ def test_a_metric_is_given_for_a_task_or_for_all_of_a_front():
 @pytest.mark.parametrize("overrides, message", [
   ({"a.w": "rouge_l"}, "'a.w', which is no task"),
   ({"a.x": "rogue"}, "unknown metric 'rogue' for 'a.x'; known: exact_match, rouge_l"),
+  ({"a": "macro_f1"}, "'a.x' is to be scored with macro_f1, which needs options"),
 ])  # fmt: skip
 def test_a_wrong_override_is_named(overrides, message):
   with pytest.raises(ValueError, match=message):
     scores.choose({"a.x": ()}, overrides)
+
+
+def test_a_metric_of_ours_that_is_not_computed_is_an_error_and_not_another():
+  named = {"a.x": ("xlingual_rouge_l", "exact_match")}
+  with pytest.raises(ValueError, match="'a.x' names xlingual_rouge_l as its metric, which is not"):
+    scores.choose(named)
+  assert scores.choose(named, {"a.x": "exact_match"}) == {"a.x": "exact_match"}
 
 
 def test_texts_are_compared_with_references_or_with_the_target():
@@ -59,11 +72,6 @@ def test_a_figure_is_of_a_seed_then_the_mean_over_seeds():
   second = [option("yes", "yes", seed=1), option("no", "yes", seed=1)]  # yes 2/3, no 0
   found = scores.by_task([*first, *second], {"a.x": "macro_f1"})
   assert found == {"a.x": pytest.approx((1 + 1 / 3) / 2)}
-
-
-def test_a_metric_of_options_for_a_task_without_is_an_error():
-  with pytest.raises(ValueError, match="'a.x' is scored with macro_f1, which needs options"):
-    scores.by_task([record()], {"a.x": "macro_f1"})
 
 
 def test_a_report_averages_templates_then_data_sets():
