@@ -59,6 +59,7 @@ setup(
     "numpy",
     "optax",
     "orbax-checkpoint",
+    "protobuf",
     "pyarrow",
     "rich",
     "rouge-score",
