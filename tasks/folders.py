@@ -3,10 +3,12 @@
 import dataclasses
 import pathlib
 import re
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Iterable, Sequence
+from typing import ClassVar, TypeVar
 
 from hyperjax.data.manifest import did_you_mean
+
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,14 +51,8 @@ class Folder:
           hint = did_you_mean(stem, stems)
           raise ValueError(f"{self.folder}: {field} names '{stem}', which is no task there.{hint}")
     include, exclude = self.include or stems, self.exclude
-    tasks: dict[str, pathlib.Path] = {}
-    for stem, file in stems.items():
-      if stem not in include or stem in exclude:
-        continue
-      task = f"{self.name}.{self.part(file)}"
-      if task in tasks:
-        raise ValueError(f"{tasks[task]} and {file}: both would be task '{task}'.")
-      tasks[task] = file
+    chosen = [file for stem, file in stems.items() if stem in include and stem not in exclude]
+    tasks = unique((f"{self.name}.{self.part(file)}", file) for file in chosen)
     if not tasks:
       raise ValueError(f"{self.folder}: include and exclude leave no task.")
     return tasks
@@ -83,6 +79,16 @@ class Folder:
   def part(self, file: pathlib.Path) -> str:
     """Returns what a file's task is called behind the name of the mixture."""
     return legal(file.stem)
+
+
+def unique(named: Iterable[tuple[str, T]]) -> dict[str, T]:
+  """Returns {task name: what is called so}; two of one name are an error."""
+  tasks: dict[str, T] = {}
+  for task, value in named:
+    if task in tasks:
+      raise ValueError(f"{tasks[task]} and {value}: both would be task '{task}'.")
+    tasks[task] = value
+  return tasks
 
 
 def legal(stem: str) -> str:

@@ -115,7 +115,8 @@ class MetaICL:
         f"{file}: '{self.part}' is no list of tasks there; it has {sorted(parts)}."
         f"{did_you_mean(self.part, parts)}"
       )
-    return {f"{self.name}.{folders.legal(task)}": self._task(root, task) for task in members}
+    names = folders.unique((f"{self.name}.{folders.legal(task)}", task) for task in members)
+    return {name: self._task(root, task) for name, task in names.items()}
 
   def _task(self, root: pathlib.Path, task: str) -> Task:
     config = root / "config" / "tasks" / f"{task}.json"

@@ -18,7 +18,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 
 from hyperjax.data.manifest import did_you_mean, digest
-from hyperjax.tasks.folders import legal
+from hyperjax.tasks import folders
 from hyperjax.tasks.p3_records import SCORE_EVAL, Split
 
 HELD_OUT = "t0_held_out"
@@ -102,6 +102,7 @@ class P3:
       asked = list(splits.values())[-1]
       registry.add_rows(
         task, asked.folder, {name: split.rows for name, split in splits.items()},
+        files=[shard for split in splits.values() for shard in split.shards()],
         metric_fns=[metrics.rank_classification] if asked.has_options else [],
       )  # fmt: skip
     registry.add_mixture(self.name, self.rates())
@@ -113,7 +114,8 @@ class P3:
       FileNotFoundError: there is no such folder.
       ValueError: a name in include or exclude that is none, or no template is left.
     """
-    return {self._task(t, d): self._splits(t) for t, d in self._chosen().items()}
+    names = folders.unique((self._task(t, d), t) for t, d in self._chosen().items())
+    return {name: self._splits(template) for name, template in names.items()}
 
   def rates(self) -> dict[str, float]:
     """Returns {task: T0's rate}: the size of the template's data set, or its part of `CAP`."""
@@ -130,7 +132,8 @@ class P3:
     return {self._task(t, d): rates[d] for t, d in self._chosen().items()}
 
   def _task(self, template: str, dataset: str) -> str:
-    return f"{self.name}.{legal(dataset)}.{legal(template.removeprefix(f'{dataset}_'))}"
+    parts = dataset, template.removeprefix(f"{dataset}_")
+    return ".".join([self.name, *map(folders.legal, parts)])
 
   def _splits(self, template: str) -> dict[str, Split]:
     folder = pathlib.Path(self.path) / template

@@ -12,13 +12,12 @@ https://huggingface.co/datasets/bigscience/P3 at revision 248047a (the newest on
 """
 
 import dataclasses
-import hashlib
 import json
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from hyperjax.data.manifest import digest, file_digest
+from hyperjax.data.manifest import digest, file_digest, sample_digest
 
 SCORE_EVAL = "_score_eval"
 # {feature: its dtype and shape, as info.json has them}.
@@ -33,7 +32,6 @@ _FEATURES = {
 _TEXTS = ("inputs_pretokenized", "targets_pretokenized")
 # Where a tf.train.Example keeps values of a dtype; all others are in `int64_list`.
 _LISTS = {"string": "bytes_list", "float32": "float_list"}
-_END = 64 * 1024
 _BATCH = 1024
 
 
@@ -66,7 +64,7 @@ class Split:
 
   def fingerprint(self) -> str:
     """Returns a hash of its files: whole where they are JSON, of a shard its size and its ends."""
-    shards = [[shard.name, *_ends(shard)] for shard in self._shards()]
+    shards = [sample_digest(shard) for shard in self.shards()]
     return digest([self.name, file_digest(self._info), file_digest(self._stats), shards])
 
   def rows(self) -> Iterator[dict[str, Any]]:
@@ -122,7 +120,7 @@ class Split:
       if found != expected:
         raise ValueError(f"{self._info}: feature {name!r} is {found}; {expected} is needed.")
     total = 0
-    for shard in self._shards():
+    for shard in self.shards():
       number = 0
       # In batches: tf.data hands over single records at a fiftieth of the speed.
       batches = tf.data.TFRecordDataset(str(shard)).batch(_BATCH).as_numpy_iterator()
@@ -139,7 +137,8 @@ class Split:
     if total != self.records:
       raise ValueError(f"{self._stats}: {self.records} examples; the shards hold {total}.")
 
-  def _shards(self) -> list[pathlib.Path]:
+  def shards(self) -> list[pathlib.Path]:
+    """Returns its TFRecord files; one that is missing is an error."""
     count = _field(self._info, "num_shards", int)
     shards = []
     for index in range(count):
@@ -203,13 +202,3 @@ def _field(file: pathlib.Path, name: str, kind: type) -> Any:
   if not isinstance(values, dict) or not isinstance(values.get(name), kind):
     raise ValueError(f"{file}: it has no field {name!r} of {kind.__name__}.")
   return values[name]
-
-
-def _ends(path: pathlib.Path) -> tuple[int, str]:
-  """A file's size, and a hash of its first and last bytes: a whole collection is terabytes."""
-  size = path.stat().st_size
-  with open(path, "rb") as file:
-    contents = hashlib.sha256(file.read(_END))
-    file.seek(max(0, size - _END))
-    contents.update(file.read(_END))
-  return size, contents.hexdigest()

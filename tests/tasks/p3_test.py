@@ -213,6 +213,13 @@ def test_include_and_exclude_name_data_sets_and_templates(data):
     names(include=["trec"], exclude=["trec"])
 
 
+def test_templates_that_would_be_one_task_are_named(tmp_path):
+  for name in ("imdb_Movie Expressed", "imdb_Movie_Expressed"):
+    template(tmp_path, name)
+  with pytest.raises(ValueError, match="imdb_Movie.Expressed and .*both would be task 'p3.imdb"):
+    P3(str(tmp_path)).tasks()
+
+
 def test_a_folder_that_is_none_of_p3(tmp_path):
   with pytest.raises(ValueError, match="mixture is 't0_tain', .* Did you mean 't0_train'"):
     P3(str(tmp_path), "t0_tain")
