@@ -69,6 +69,7 @@ def choose(
   known = {
     task: next((m for m in names if can(task, m)), "strict_match") for task, names in named.items()
   }
+  given = set()
   for prefix, metric in overrides.items():
     if metric not in METRICS:
       raise ValueError(f"unknown metric {metric!r} for {prefix!r}; known: {', '.join(METRICS)}")
@@ -76,6 +77,7 @@ def choose(
     if not tasks:
       raise ValueError(f"a metric is given for {prefix!r}, which is no task and no front of one")
     known.update(dict.fromkeys(tasks, metric))
+    given.update(tasks)
   for task, metric in known.items():
     own = next(iter(named[task]), metric)
     if metric in OF_OPTIONS and task not in with_options:
@@ -83,7 +85,7 @@ def choose(
         f"{task!r} is to be scored with {metric}, which needs options; not all of its queries have "
         "any: give another metric for it (gin: METRICS)"
       )
-    if own not in METRICS and hasattr(text_metrics, own) and task not in overrides:
+    if own not in METRICS and hasattr(text_metrics, own) and task not in given:
       raise ValueError(
         f"{task!r} names {own} as its metric, which is not computed here yet: give another one for "
         f"it (gin: METRICS), one of {', '.join(METRICS)}"
