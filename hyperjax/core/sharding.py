@@ -31,6 +31,7 @@ RULES: Mapping[str, str | tuple[str, ...] | None] = {
   "phi_embed": None,
   "phi_heads": "tensor",
   "phi_out": None,
+  "head_out": "fsdp",
 }
 
 

@@ -54,26 +54,43 @@ def _leaves(node: Prefix | LowRank) -> dict[str, Leaf]:
 
 
 class _Head(nnx.Module):
-  """A two-layer MLP from the states of slots to one row per slot and layer."""
+  """A two-layer MLP from the states of slots to one row per slot and layer.
 
-  def __init__(self, fans: tuple[int, int, int], scale: float, lead: tuple[int, ...], rngs):
+  Kernels are of unit size and constants scale what they make: a step of Adam then moves a row by up
+  to sqrt(width) times the rate, measured by the row's scale. Kernels that held the scale themselves
+  would move it by up to width times the rate, whatever its scale; LoRA heads of 512 hidden units
+  diverge so at the rates at which a LoRA trains.
+
+  Attributes:
+    scale: the root mean square of the entries at first, and what a row of zeros is measured by.
+  """
+
+  def __init__(
+    self, fans: tuple[int, int, int], scale: float, zero: bool, lead: tuple[int, ...], rngs
+  ):
     num_inputs, width, num_outputs = fans
     axes = ("layers",) * len(lead)
-    normal = lambda shape, std: jax.random.normal(rngs.params(), shape) * std
-    # Of zero outputs only the last kernel is zero, else nothing would ever get a gradient.
-    std = scale / (_GELU_RMS * width**0.5)
-    up, down = (*lead, num_inputs, width), (*lead, width, num_outputs)
-    self.up = nnx.Param(normal(up, num_inputs**-0.5), axes=(*axes, "embed", "mlp"))
+    normal = lambda *shape: jax.random.normal(rngs.params(), (*lead, *shape))
+    self.scale = nnx.static(scale)
+    self.up = nnx.Param(normal(num_inputs, width), axes=(*axes, "embed", "mlp"))
     self.up_bias = nnx.Param(jnp.zeros((*lead, width)), axes=(*axes, "mlp"))
-    self.down = nnx.Param(normal(down, std), axes=(*axes, "mlp", "phi_out"))
-    self.down_bias = nnx.Param(jnp.zeros((*lead, num_outputs)), axes=(*axes, "phi_out"))
+    # Of zero outputs only the last kernel is zero, else nothing would ever get a gradient.
+    down = normal(width, num_outputs) * (not zero)
+    self.down = nnx.Param(down, axes=(*axes, "mlp", "head_out"))
+    self.down_bias = nnx.Param(jnp.zeros((*lead, num_outputs)), axes=(*axes, "head_out"))
+
+  @property
+  def factors(self) -> tuple[float, float]:
+    """What the products with both kernels are multiplied by, so that they have unit size."""
+    num_inputs, width = self.up.shape[-2:]
+    return num_inputs**-0.5, width**-0.5 / _GELU_RMS
 
 
 class SharedHead(_Head):
   """One MLP for all layers, which are told apart by a learned embedding added to the state."""
 
-  def __init__(self, num_layers: int, fans: tuple[int, int, int], scale: float, *, rngs: nnx.Rngs):
-    super().__init__(fans, scale, (), rngs)
+  def __init__(self, num_layers: int, fans: tuple, scale: float, *, zero: bool, rngs: nnx.Rngs):
+    super().__init__(fans, scale, zero, (), rngs)
     embedding = jax.random.normal(rngs.params(), (num_layers, fans[0]))
     self.layer = nnx.Param(embedding, axes=("layers", "embed"))
 
@@ -82,23 +99,26 @@ class SharedHead(_Head):
       z[...].astype(x.dtype)
       for z in (self.up, self.layer, self.up_bias, self.down, self.down_bias)
     )
+    into, out = self.factors
     # (x + layer) up, without a copy of x for every layer; both have unit size, so has the mean.
     h = (x @ up)[None] + (layer @ up)[:, None, None]
-    return jax.nn.gelu(h * 0.5**0.5 + up_bias) @ down + down_bias
+    h = jax.nn.gelu(h * (0.5**0.5 * into) + up_bias)
+    return self.scale * (h @ down * out + down_bias)
 
 
 class LayerHead(_Head):
   """An MLP for every layer."""
 
-  def __init__(self, num_layers: int, fans: tuple[int, int, int], scale: float, *, rngs: nnx.Rngs):
-    super().__init__(fans, scale, (num_layers,), rngs)
+  def __init__(self, num_layers: int, fans: tuple, scale: float, *, zero: bool, rngs: nnx.Rngs):
+    super().__init__(fans, scale, zero, (num_layers,), rngs)
 
   def __call__(self, x: Float[Array, "B Q D"]) -> Float[Array, "L B Q out"]:
     up, up_bias, down, down_bias = (
       z[...].astype(x.dtype) for z in (self.up, self.up_bias, self.down, self.down_bias)
     )
-    h = jax.nn.gelu(jnp.einsum("bqd,ldf->lbqf", x, up) + up_bias[:, None, None])
-    return jnp.einsum("lbqf,lfo->lbqo", h, down) + down_bias[:, None, None]
+    into, out = self.factors
+    h = jax.nn.gelu(jnp.einsum("bqd,ldf->lbqf", x, up) * into + up_bias[:, None, None])
+    return self.scale * (jnp.einsum("lbqf,lfo->lbqo", h, down) * out + down_bias[:, None, None])
 
 
 VARIANTS = {"shared": SharedHead, "per_layer": LayerHead}
@@ -148,7 +168,8 @@ class Heads(nnx.Module):
       config: their form.
       spec: what they make.
       slots: which states each site's rows come from.
-      scale: of a field's leaf, the root mean square of its entries at first.
+      scale: of a field's leaf, the root mean square of its entries at first; a B starts
+        at zero, and only its steps are measured by it.
       num_inputs: the width of the states.
     """
     nodes = phi_lib.sites(spec)
@@ -160,6 +181,7 @@ class Heads(nnx.Module):
         leaf.shape[0],
         (num_inputs, config.width, math.prod(leaf.shape[2:]) // _size(node)),
         scale(field, leaf),
+        zero=field == "b",  # so that the first phi has no effect
         rngs=rngs,
       )
       for site, node in nodes.items()
@@ -274,8 +296,8 @@ class EmitLowRank:
     return _check_kind(downstream.phi_spec(self.sites, **sizes), LowRank, "EmitLowRank")
 
   def scale(self, field: str, leaf: Leaf) -> float:
-    """B starts at zero, so that the first phi has no effect; A as `specs.low_rank_leaf` has it."""
-    return {"a": leaf.shape[2] ** -0.5, "b": 0.0}[field]
+    """Of A as `specs.low_rank_leaf` has it; of B likewise, by the outputs."""
+    return {"a": leaf.shape[2] ** -0.5, "b": leaf.shape[3] ** -0.5}[field]
 
 
 def _check_kind(spec: Phi, kind: type, name: str) -> Phi:

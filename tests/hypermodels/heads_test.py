@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 
@@ -158,8 +159,41 @@ def test_the_shared_heads_layers_differ_by_their_embedding_only():
   np.testing.assert_allclose(made(nnx.merge(graph, params), x), one[::-1], atol=1e-5)
   for l in range(3):
     mean = (x + head.layer[...][l]) / 2**0.5
-    h = jax.nn.gelu(mean @ head.up[...] + head.up_bias[...])
-    np.testing.assert_allclose(one[l], h @ head.down[...] + head.down_bias[...], atol=1e-5)
+    h = jax.nn.gelu(mean @ head.up[...] / WIDTH**0.5 + head.up_bias[...])
+    rows = h @ head.down[...] / (0.652 * 12**0.5) + head.down_bias[...]
+    np.testing.assert_allclose(one[l], 2.0 * rows, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("emit", EMITS)
+@pytest.mark.parametrize("width", [16, 1024])
+def test_a_step_of_adam_moves_rows_by_a_part_of_their_scale(width, emit, variant):
+  """B's too, which start at zero: sqrt(width) times the rate, not width times."""
+  rate = 1e-3
+  spec, module = build("llama", emit, variant, width=width)
+  graph, params = nnx.split(module)
+  x = states(module)
+  make = lambda params: phi_lib.sites(nnx.merge(graph, params)(x))
+  fields = {"prefix": ("key", "value"), "lora": ("a", "b")}[emit]
+  rows = lambda phi: {
+    (site, field): (getattr(phi[site], field), EMITS[emit].scale(field, getattr(node, field)))
+    for site, node in phi_lib.sites(spec).items()
+    for field in fields
+  }
+  push = lambda params: -sum(z.sum() / scale for z, scale in rows(make(params)).values())
+  adam = optax.adam(rate)
+
+  @jax.jit
+  def moved(params):
+    updates, _ = adam.update(jax.grad(push)(params), adam.init(params))
+    after = rows(make(optax.apply_updates(params, updates)))
+    return {
+      name: jnp.abs(after[name][0] - before).mean() / (scale * rate * width**0.5)
+      for name, (before, scale) in rows(make(params)).items()
+    }
+
+  for name, part in moved(params).items():
+    assert 0.2 < part < 3.0, (width, name, part)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
