@@ -73,6 +73,10 @@ def join(values: Mapping[str, str | None]) -> None:
     print(f"this TPU host runs alone: it knows of no others ({error})", file=sys.stderr)
     return
   _joined = True
+  print(
+    f"process {jax.process_index()} of {jax.process_count()}, with {jax.local_device_count()} of "
+    f"{jax.device_count()} devices ({jax.devices()[0].device_kind})", flush=True,
+  )  # fmt: skip
 
 
 def writes() -> bool:

@@ -33,7 +33,7 @@ def go(folder: str, fails: int):
         print("stopped after", step, flush=True)
         return signals.status
       if step == 1:
-        print("process", jax.process_index(), "of", jax.process_count(), flush=True)
+        print("begun", flush=True)
       time.sleep(0.01)
 
 if __name__ == "__main__":
@@ -70,7 +70,7 @@ def test_flags_that_cannot_be_meant(given, message):
 @pytest.mark.parametrize(
   ("platforms", "tpu"), [(None, False), ("cpu", False), ("tpu,cpu", True), ("cuda", False)]
 )
-def test_only_tpu_hosts_look_for_others(monkeypatch, platforms, tpu):
+def test_only_tpu_hosts_look_for_others(monkeypatch, capsys, platforms, tpu):
   calls = []
   monkeypatch.setattr(jax.distributed, "initialize", lambda *a, **kw: calls.append((a, kw)))
   monkeypatch.setattr(processes, "_joined", False)
@@ -82,6 +82,7 @@ def test_only_tpu_hosts_look_for_others(monkeypatch, platforms, tpu):
     jax.config.update("jax_platforms", before)
   timeouts = {"initialization_timeout": 600, "heartbeat_timeout_seconds": 30}
   assert calls == [((), timeouts)] * tpu and processes.joined() == tpu
+  assert ("process 0 of 1" in capsys.readouterr().out) == tpu
 
 
 def test_a_tpu_host_that_knows_of_no_others_runs_alone(monkeypatch, capsys):
@@ -130,7 +131,9 @@ def start(tmp_path):
 
 def test_all_stop_after_the_same_step_and_only_the_first_writes(start, tmp_path):
   both = start(fails=-1)
-  assert [p.stdout.readline() for p in both] == ["process 0 of 2\n", "process 1 of 2\n"]
+  for number, process in enumerate(both):
+    assert process.stdout.readline() == f"process {number} of 2, with 1 of 2 devices (cpu)\n"
+    assert process.stdout.readline() == "begun\n"
   both[1].terminate()
   (first, _), (second, _) = (p.communicate(timeout=TIMEOUT) for p in both)
   assert [p.returncode for p in both] == [75, 75]
