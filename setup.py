@@ -44,7 +44,6 @@ setup(
   install_requires=[
     "absl-py",
     "babel",
-    "etils",
     "flax>=0.12.8",
     "gguf",
     "gin-config",

@@ -1,6 +1,7 @@
 """A command as its user sees it: progress, signals, compilations."""
 
 import contextlib
+import os
 import signal
 import sys
 import time
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 import jax
 import rich.console
 import rich.progress
+from jax.experimental import multihost_utils
 
 _COMPILED = 0
 
@@ -42,16 +44,35 @@ class StopSignal:
   """Catches SIGINT and SIGTERM while it is open: `received` is the signal, None before one came.
 
   A second signal of the same kind ends the process at once.
+
+  Of several processes each may get a SIGTERM at another time, or only one of them may. JAX's own
+  service catches it from the start and lets all agree on a step; SIGINT ends the process.
   """
 
   def __init__(self):
     self.received: signal.Signals | None = None
     self._previous: dict = {}
+    self._several = jax.process_count() > 1
 
   def __enter__(self) -> "StopSignal":
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in () if self._several else (signal.SIGINT, signal.SIGTERM):
       self._previous[number] = signal.signal(number, self._handle)
     return self
+
+  def stops_after(self, step: int) -> bool:
+    """Whether to save and stop now; every process asks after every step, by the same numbers."""
+    if self._several and multihost_utils.reached_preemption_sync_point(step):
+      self.received = signal.SIGTERM
+    return self.received is not None
+
+  @property
+  def status(self) -> int:
+    """The exit status of a command that stopped because of the signal, its state saved.
+
+    EX_TEMPFAIL (75) after SIGTERM, which a machine sends that is taken away: start it again. After
+    SIGINT, a person's Ctrl-C, 130 as from a shell.
+    """
+    return os.EX_TEMPFAIL if self.received == signal.SIGTERM else 128 + self.received
 
   def __exit__(self, *_) -> None:
     for number, handler in self._previous.items():

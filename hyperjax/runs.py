@@ -244,11 +244,12 @@ class DataFolder:
     return pathlib.Path(self.folder) / self.name
 
   def open(self, vocabulary: Vocabulary, *, build: bool = True) -> Manifest:
-    """The manifest, built first where it is missing.
+    """The manifest, built first where it is missing; several processes never build.
 
     Raises:
       ValueError: the folder was built for another vocabulary or configuration.
     """
+    build = build and jax.process_count() == 1
     manifest = manifest_lib.ensure(self.config, self.path, build=build)
     if manifest.vocabulary["fingerprint"] != vocabulary.fingerprint:
       raise ValueError(

@@ -112,7 +112,8 @@ def train(
     dry_run: print parameter counts, a memory estimate and a data summary; build nothing.
 
   Returns:
-    0 when all steps are done, 128 + signal number after a signal (state saved, resumable).
+    0 when all steps are done; 75 (EX_TEMPFAIL) after SIGTERM and 130 after Ctrl-C, the state saved:
+    the same command goes on from there.
   """
   runs.check_fits(hypermodel, model.architecture)
   _check_together(model, data, run, objective)
@@ -185,8 +186,9 @@ def train(
       pending = (step, metrics, info)
       counts += info.counts
       done = step + 1
+      stop = signals.stops_after(done)
       evaluate = watch and (done % run.eval_period == 0 or done == run.steps)
-      save = done % run.checkpoint_period == 0 or done == run.steps or signals.received
+      save = done % run.checkpoint_period == 0 or done == run.steps or stop
       if evaluate or save:
         _report(*pending, writer, bar, checkpoints)
         pending = None
@@ -198,7 +200,7 @@ def train(
                  f"log-likelihood {found['held_out/log_likelihood']:.2f}")  # fmt: skip
       if save:
         checkpoints.save(done, trained, state)
-      if signals.received:
+      if stop:
         break
   checkpoints.wait()
   checkpoints.close()
@@ -206,7 +208,7 @@ def train(
   if signals.received and done < run.steps:
     print(f"stopped by {signals.received.name} after step {done}; state is saved in {model_dir}: "
           "the same command goes on from there", flush=True)  # fmt: skip
-    return 128 + signals.received
+    return signals.status
   _summarise(model_dir, run, start, counts, bar)
   return 0
 
@@ -332,7 +334,7 @@ def _describe_data(folder: runs.DataFolder) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Entry point of `hyperjax train`."""
-  return launch.run("hyperjax.train", "train", argv)
+  return launch.run("hyperjax.train", "train", argv, distributed=True)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,15 @@
 """Real processes: runs that are killed and go on, signals, and machines without TensorFlow."""
 
+import dataclasses
 import json
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
+
+import pytest
 
 from hyperjax.training import metrics_writer
 from tests import tiny as tiny_lib
@@ -84,7 +88,7 @@ def test_a_signal_saves_and_the_same_command_goes_on(tiny, tmp_path, capsys):
   process.send_signal(number)
   out, _ = process.communicate(timeout=TIMEOUT)
   done = len(steps_of(folder))
-  assert process.returncode == 128 + number, out
+  assert process.returncode == 75, out
   assert f"stopped by {number.name} after step {done}; state is saved in {folder}" in out
   assert "the same command goes on from there" in out and "Traceback" not in out
   assert 3 <= done < tiny_lib.STEPS
@@ -92,6 +96,38 @@ def test_a_signal_saves_and_the_same_command_goes_on(tiny, tmp_path, capsys):
   assert f"resuming {folder} at step {done} of {tiny_lib.STEPS}" in capsys.readouterr().out
   tiny_lib.assert_same(folder, tiny.run)
   assert [line["step"] for line in steps_of(folder)] == list(range(1, tiny_lib.STEPS + 1))
+
+
+def test_two_processes_are_one_run(tiny, tmp_path, capsys):
+  folder, text = tmp_path / "run", tiny.gin.read_text().replace("LORA_RANK = 2\n", "")
+  full = dataclasses.replace(tiny, gin=tmp_path / "full.gin")
+  full.gin.write_text(text.replace("systems/hyperllama.gin", "systems/hyperllama_full.gin"))
+  macros = {"CHECKPOINT_PERIOD": 10**6}
+  with socket.socket() as free:
+    free.bind(("localhost", 0))
+    flags = f"--coordinator_address=localhost:{free.getsockname()[1]}", "--num_processes=2"
+  both = [
+    full.start(folder, *flags, f"--process_id={i}", TRAIN_STEPS=10**5, **macros) for i in (0, 1)
+  ]
+  try:
+    wait_for(lambda: len(steps_of(folder)) >= 3, both[0])
+    both[1].send_signal(signal.SIGTERM)
+    texts = [process.communicate(timeout=TIMEOUT)[0] for process in both]
+  finally:
+    for process in both:
+      process.kill()
+  assert [process.returncode for process in both] == [75, 75], texts
+  done = len(steps_of(folder))
+  for out in texts:
+    assert f"stopped by SIGTERM after step {done}; state is saved in {folder}" in out
+  # The batch is the same as in one process; before the first step so is the model.
+  first, alone = steps_of(folder)[0], steps_of(tiny.run)[0]
+  assert first["loss"] == pytest.approx(alone["loss"], rel=1e-5)
+  assert first["tokens"] == alone["tokens"]
+  # What two have saved, one goes on from.
+  assert full.train(folder, TRAIN_STEPS=done + 1, **macros) == 0
+  assert f"resuming {folder} at step {done} of {done + 1}" in capsys.readouterr().out
+  assert [line["step"] for line in steps_of(folder)] == list(range(1, done + 2))
 
 
 # As on a machine where they are not installed: neither found nor imported.

@@ -47,11 +47,18 @@ def test_a_signal_is_noted_and_the_handlers_come_back(number):
   assert signal.getsignal(number) == previous
 
 
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
+def test_only_a_machine_that_is_taken_away_asks_for_another_start(number, status):
+  with progress.StopSignal() as stop:
+    assert not stop.stops_after(1)
+    os.kill(os.getpid(), number)
+    assert stop.stops_after(2)
+    assert stop.status == status
+
+
 def test_the_second_signal_ends_the_process():
   program = """
-import os, signal, sys, types
-sys.modules['jax'] = types.SimpleNamespace(monitoring=types.SimpleNamespace(
-  register_event_duration_secs_listener=lambda f: None))
+import os, signal
 from hyperjax.progress import StopSignal
 with StopSignal():
   os.kill(os.getpid(), signal.SIGTERM)

@@ -20,18 +20,19 @@ import copy
 import importlib
 import inspect
 import os
+import pathlib
 import shlex
 import sys
 import tempfile
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import gin
-from etils import epath
 from gin import config as gin_config
 
 import hyperjax
-from hyperjax.launch import command_line
+from hyperjax.launch import command_line, processes
 from hyperjax.launch.reader import DYNAMIC, Reader, first_line, import_module, resolve
 
 __all__ = ["accept", "arguments", "config_of", "configured", "current", "parse", "run"]
@@ -133,7 +134,7 @@ def configured(
 
 def config_of(folder: str | os.PathLike) -> str:
   """Returns the path of a run's config.gin; raises FileNotFoundError if the folder has none."""
-  path = epath.Path(folder) / "config.gin"
+  path = pathlib.Path(folder) / "config.gin"
   if not path.exists():
     raise FileNotFoundError(f"{os.fspath(folder)} is not the folder of a run: no config.gin in it.")
   return os.fspath(path)
@@ -143,12 +144,9 @@ def config_of(folder: str | os.PathLike) -> str:
 
 
 def write_whole(folder: str | os.PathLike, name: str, text: str) -> None:
-  """Writes a text file, whole or not at all; the folder may be a bucket."""
-  target = epath.Path(folder) / name
+  """Writes a text file, whole or not at all."""
+  target = pathlib.Path(folder) / name
   target.parent.mkdir(parents=True, exist_ok=True)
-  if "://" in os.fspath(target):  # an object in a bucket appears whole
-    target.write_text(text)
-    return
   handle, temporary = tempfile.mkstemp(dir=folder, prefix=f".{name}.")
   with os.fdopen(handle, "w") as file:
     file.write(text)
@@ -163,6 +161,7 @@ def run(
   *,
   folder: str = "MODEL_DIR",
   flags: Mapping[str, str] | None = None,
+  distributed: bool = False,
 ) -> int:
   """Runs a command: reads the command line and gin files, calls the function, returns its status.
 
@@ -177,31 +176,43 @@ def run(
     argv: arguments; the process's own if None.
     folder: the macro that names the folder of the run.
     flags: {parameter of the function: what it means}: `--out X` binds the parameter out.
+    distributed: whether several processes may be one run of it; it then has the flags of
+      `processes.FLAGS`, and only process 0 writes the configuration.
 
   Returns:
     What the function returns if that is a number, else 0; 2 where the input was refused, 1 where
     the function raised FloatingPointError, 130 after Ctrl-C. Each is one message, not a traceback,
-    unless --debug is given.
+    unless --debug is given. A process of several does not return from a failure: it ends, so that
+    the others do not wait for it.
   """
   argv = list(sys.argv[1:] if argv is None else argv)
   try:
-    return _run(module, function, argv, folder, flags or {})
-  except KeyboardInterrupt:
-    if "--debug" in argv:
+    return _run(module, function, argv, folder, flags or {}, distributed)
+  except (KeyboardInterrupt, Exception) as error:
+    message, status = _explained(error, argv, module)
+    if not message and not processes.joined():
       raise
-    print("interrupted; the same command starts again where it can", file=sys.stderr)
-    return 130
-  except Exception as error:
-    if "--debug" in argv or not command_line.raised_by_us(error, module):
-      raise
-    print(f"error: {command_line.describe(error)}", file=sys.stderr)
-    return 1 if isinstance(error, FloatingPointError) else 2
+    print(message or "".join(traceback.format_exception(error)), file=sys.stderr)
+    return processes.fail(status)
+
+
+def _explained(error: BaseException, argv: Sequence[str], module: str) -> tuple[str, int]:
+  """Returns the message of a failed command, "" where it is the traceback, and the exit status."""
+  interrupted = isinstance(error, KeyboardInterrupt)
+  refused = isinstance(error, ValueError | FileNotFoundError)
+  if "--debug" in argv or not (interrupted or command_line.raised_by_us(error, module)):
+    return "", 1
+  if interrupted:
+    return "interrupted; the same command starts again where it can", 130
+  return f"error: {command_line.describe(error)}", 2 if refused else 1
 
 
 def _run(
-  module: str, function: str, argv: list[str], folder: str, flags: Mapping[str, str]
-) -> int:
-  options, bindings = command_line.parse(argv, module, flags)
+  module: str, function: str, argv: list[str], folder: str, flags: Mapping[str, str],
+  distributed: bool,
+) -> int:  # fmt: skip
+  of_processes = processes.FLAGS if distributed else {}
+  options, bindings = command_line.parse(argv, module, {**flags, **of_processes})
   short = module.rsplit(".", 1)[-1]
   parameters = inspect.signature(getattr(importlib.import_module(module), function)).parameters
   for name in flags:
@@ -225,7 +236,9 @@ def _run(
     print(config, end="")
     return 0
   run_folder = None if options.dry_run or folder not in reader.set else folder_of_run(folder)
-  record = _Record(run_folder, config, target)
+  if distributed and not options.dry_run:
+    processes.join({name: getattr(options, name) for name in of_processes})
+  record = _Record(run_folder if processes.writes() else None, config, target)
   # Unlocked: modules that a command imports as it runs may register with gin, as those of t5 do.
   with _running(Run(command, config, record)), gin.unlock_config():
     try:
@@ -320,10 +333,18 @@ def check_complete(target: Callable, name: str, flags: Mapping[str, str]) -> Non
 
 
 def folder_of_run(macro: str) -> str | None:
-  """Returns the folder that a macro names; None if it names none."""
+  """Returns the folder that a macro names; None if it names none.
+
+  Raises ValueError where it is no text, or a bucket's address: a file of that name would be local.
+  """
   value = copy.deepcopy(gin.query_parameter(f"{macro}/gin.macro.value"))
   if value is not None and not isinstance(value, str):
     raise ValueError(f"{macro} is {value!r}, not a text; quote it: '--gin.{macro}=\"...\"'.")
+  if value is not None and "://" in value:
+    raise ValueError(
+      f"{macro} is {value}, not a folder: mount the bucket and name the folder in it, such as "
+      "/gcs/runs/mine (docs/pods.md)."
+    )
   return value
 
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from typing import SupportsFloat, SupportsInt
 
+import jax
 from tensorboardX import SummaryWriter
 
 
@@ -16,6 +17,7 @@ class MetricsWriter:
 
   A resumed run writes the steps after its checkpoint again. So lines after `resume_step` are
   dropped first, TensorBoard is told to forget them too, and no step stands in the file twice.
+  Of several processes only the first one writes; the others' writers do nothing.
 
   Attributes:
     last: the newest line that a resumed run goes on from; {} in a new one.
@@ -29,10 +31,13 @@ class MetricsWriter:
       resume_step: the last step of the checkpoint that the run goes on from; 0 for a new run.
     """
     self.folder = pathlib.Path(folder)
-    self.folder.mkdir(parents=True, exist_ok=True)
     self.path = self.folder / "metrics.jsonl"
-    first = resume_step + 1 if resume_step else 0  # a new run may write a step 0
     self.last: dict = {}
+    self._writes = jax.process_index() == 0
+    if not self._writes:
+      return
+    self.folder.mkdir(parents=True, exist_ok=True)
+    first = resume_step + 1 if resume_step else 0  # a new run may write a step 0
     if self.path.exists():
       self.last = _keep_before(self.path, first)
     self._lines = open(self.path, "a")  # noqa: SIM115, closed by close()
@@ -50,6 +55,8 @@ class MetricsWriter:
     A value that JSON cannot hold (NaN, infinity) stands as null in the lines and as itself in the
     event file.
     """
+    if not self._writes:
+      return
     numbers = {name: float(value) for name, value in values.items()}
     line = {"step": int(step), "time": round(time.time(), 3)}
     line |= {name: value if abs(value) < float("inf") else None for name, value in numbers.items()}
@@ -59,8 +66,9 @@ class MetricsWriter:
       self._events.add_scalar(name, value, step)
 
   def close(self) -> None:
-    self._lines.close()
-    self._events.close()
+    if self._writes:
+      self._lines.close()
+      self._events.close()
 
   def __enter__(self) -> "MetricsWriter":
     return self

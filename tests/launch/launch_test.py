@@ -411,6 +411,17 @@ class TestRefusals:
       "MODEL_DIR is 2026, not a text; quote it: '--gin.MODEL_DIR=\"...\"'."
     )
 
+  def test_a_bucket_is_no_folder(self, files, capsys):
+    message = refused(capsys, *settings(folder="gs://mine/run"))
+    assert message.startswith("MODEL_DIR is gs://mine/run, not a folder: mount the bucket")
+    assert sorted(path.name for path in files.iterdir()) == ["model.gin", "run.gin"]
+
+  def test_flags_of_processes_are_for_commands_that_can_use_them(self, files, capsys):
+    message = refused(capsys, *settings(), "--num_processes=2")
+    assert message.startswith("unknown flag '--num_processes=2'.")
+    message = refused(capsys, *settings(), "--num_processes=2", distributed=True)
+    assert message.startswith("give --coordinator_address and --process_id too")
+
   def test_a_constructor_that_lacks_an_argument(self, files, capsys):
     (files / "bare.gin").write_text(MODEL.replace("model.Model.width = %WIDTH", "").replace(
       "WIDTH = 8", ""))

@@ -46,6 +46,13 @@ def steps(writer):
   return [line["step"] for line in metrics_writer.read(writer.path)]
 
 
+def test_of_several_processes_the_first_one_writes(tmp_path, monkeypatch):
+  monkeypatch.setattr(metrics_writer.jax, "process_index", lambda: 1)
+  with MetricsWriter(tmp_path / "run", resume_step=3) as writer:
+    writer.write(4, {"loss": 2.5})
+  assert writer.last == {} and not (tmp_path / "run").exists()
+
+
 def test_both_files_hold_what_was_written(tmp_path):
   with MetricsWriter(tmp_path / "new" / "run") as writer:
     writer.write(1, {"loss": 2.5, "eval/exact_match": 0.25})
