@@ -22,7 +22,7 @@ from hyperjax.data.eval_sets import EvalConfig, Group
 from hyperjax.data.manifest import Manifest
 from hyperjax.data.prompts import PromptFormat
 from hyperjax.data.vocabularies import Vocabulary
-from hyperjax.evaluation import metrics, report, scores, scoring
+from hyperjax.evaluation import metrics, plots, report, scores, scoring
 from hyperjax.hypermodels.in_context import InContext
 from hyperjax.hypermodels.tuned import NoPhi
 from hyperjax.models import families
@@ -110,6 +110,7 @@ def evaluate(
     {task: manifest.metrics(task) for task in tasks}, task_metrics,
     with_options=[task for task in tasks if eval_sets.have_options(manifest, task)],
   )  # fmt: skip
+  left_out = eval_sets.count_left_out(manifest, episodes)
   loaded = given["model"].load()
   dtypes = given["model"].dtypes()
   layout = given["model"].architecture.layout
@@ -129,13 +130,13 @@ def evaluate(
         records[name] += [{**answer, "seed": seed} for answer in answers]
   run = launch.current()
   curve = {
-    name: report.read_curve(pathlib.Path(path) / "metrics.jsonl")
+    name: plots.read_curve(pathlib.Path(path) / "metrics.jsonl")
     for name, path in runs_by_method.items()
   }
   report.write(
     folder, records, hypermodel=hypermodel, config=run.config, command=run.command,
     curve={name: points for name, points in curve.items() if points} or None,
-    task_metrics=chosen,
+    task_metrics=chosen, left_out=left_out,
   )  # fmt: skip
   return 0
 

@@ -221,7 +221,7 @@ class Bench:
       dataclasses.replace(episode, head=episode.head[:0], shots=())
       for episode in eval_sets.eval_episodes(
         self.manifest, task, num_shots=1, num_queries=self.config.batch_size,
-        max_queries=self.config.max_queries, seed=0,
+        max_queries=self.config.max_queries, seed=self.config.seeds[0],
       )
     ]  # fmt: skip
 
@@ -232,7 +232,7 @@ class Bench:
     """
     splits = self.manifest.splits(task)
     asked = [q.id for episode in self.asked(task) for q in episode.queries]
-    split = "train" if "train" in splits else splits[0]
+    split = eval_sets.support_split(task, splits, seed)
     apart = Sampler(self.manifest, task, eval_sets.query_split(splits), split, count, 1)
     ids = apart.draw(asked, count, (seed, "tune", task))
     return Sampler(self.manifest, task, split, split, count, 1), ids

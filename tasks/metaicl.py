@@ -4,19 +4,21 @@
     config/tasks/glue-rte.json                  {"task_type": "classification", ...}
     data/piqa/piqa_16384_100_train.jsonl        a training task
     data/glue-rte/glue-rte_16_13_train.jsonl    what a target task shows, drawn with seed 13
-    data/glue-rte/glue-rte_16_13_test.jsonl     what it asks
+    data/glue-rte/glue-rte_16_13_test.jsonl     what it asks, the same with all seeds
 
 `MetaICL(path)` registers the training tasks of a setting, `MetaICL(path, part="test")` its target
-tasks, and a mixture `<name>` over them with equal rates. `path` is a checkout of
+tasks, and a mixture `<name>` over them with equal rates. A target task has the splits `test` and
+`support_<seed>` for each seed: an evaluation shows the one of its own seed. `path` is a checkout of
 github.com/facebookresearch/MetaICL in which its own scripts have made `data/`. Nothing is read at
 import.
 """
 
 import dataclasses
+import filecmp
 import functools
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from hyperjax.data import rows
@@ -34,10 +36,12 @@ class Task(NamedTuple):
   Attributes:
     kind: one of `KINDS`.
     files: {split: file}.
+    tests: the files of what is asked, one for each seed; none of training tasks.
   """
 
   kind: str
   files: dict[str, pathlib.Path]
+  tests: Sequence[pathlib.Path] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +52,7 @@ class MetaICL:
     path: the checkout.
     setting: a file in its folder `config`, such as 'hr_to_lr' or 'class_to_class'.
     part: 'train', or target tasks: 'test' or 'unseen_domain_test'.
-    seed: which draw of the target tasks' examples, of `SEEDS`.
+    seeds: which draws of the target tasks' examples, of `SEEDS`; none: they only have a test split.
     k: how many examples a target task shows.
     name: name of the mixture and first part of the tasks' names.
   """
@@ -56,13 +60,14 @@ class MetaICL:
   path: str
   setting: str = "hr_to_lr"
   part: str = "train"
-  seed: int = 100
+  seeds: Sequence[int] = SEEDS
   k: int = 16
   name: str = "metaicl"
 
   def __post_init__(self):
-    if self.seed not in SEEDS:
-      raise ValueError(f"MetaICL: seed is {self.seed}; MetaICL draws with {SEEDS}.")
+    object.__setattr__(self, "seeds", tuple(self.seeds))
+    if not set(self.seeds) <= set(SEEDS):
+      raise ValueError(f"MetaICL: seeds is {self.seeds}; MetaICL draws with {SEEDS}.")
 
   def available(self) -> bool:
     return (pathlib.Path(self.path) / "data").is_dir()
@@ -78,6 +83,9 @@ class MetaICL:
     """Registers the tasks and the mixture with seqio.
 
     Classification is scored by macro-F1, all else by accuracy, as in MetaICL.
+
+    Raises:
+      ValueError: a target task is asked other examples with one seed than with another.
     """
     from hyperjax.evaluation import classification
     from hyperjax.tasks import registry
@@ -85,6 +93,12 @@ class MetaICL:
     tasks = self.tasks()
     fewest = 0 if self.part == "train" else 2  # answers of target tasks are ranked
     for name, task in tasks.items():
+      for other in task.tests[1:]:
+        if not filecmp.cmp(task.tests[0], other, shallow=False):
+          raise ValueError(
+            f"{task.tests[0]} and {other} differ, though every seed is asked the same: make them "
+            "again, or name one of these seeds alone."
+          )
       splits = {split: functools.partial(load, file, fewest) for split, file in task.files.items()}
       classes = task.kind == "classification"
       metric = classification.macro_f1 if classes else classification.accuracy
@@ -123,20 +137,23 @@ class MetaICL:
     kind = _object(config).get("task_type")
     if kind not in KINDS:
       raise ValueError(f"{config}: task_type is {kind!r}; it must be one of {KINDS}.")
-    training = self.part == "train"
-    stem = f"{task}_{_TRAINING if training else f'{self.k}_{self.seed}'}"
-    files = {
-      split: root / "data" / task / f"{stem}_{split}.jsonl"
-      for split in (("train",) if training else ("train", "test"))
-    }
-    for file in files.values():
+    folder = root / "data" / task
+    if self.part == "train":
+      files, tests = {"train": folder / f"{task}_{_TRAINING}_train.jsonl"}, []
+      goal = "--do_train"
+    else:
+      stems = {seed: f"{task}_{self.k}_{seed}" for seed in self.seeds or SEEDS[:1]}
+      tests = [folder / f"{stem}_test.jsonl" for stem in stems.values()]
+      files = {"test": tests[0]}
+      files |= {f"support_{s}": folder / f"{stems[s]}_train.jsonl" for s in self.seeds}
+      goal = f"--do_test --test_k {self.k}"
+    for file in (*files.values(), *tests):
       if not file.exists():
-        goal = "--do_train" if training else f"--do_test --test_k {self.k}"
         raise FileNotFoundError(
           f"{file} is missing. MetaICL makes it, in its folder preprocess: "
           f"python {_script(task)} {goal}"
         )
-    return Task(kind, files)
+    return Task(kind, files, tests)
 
 
 def _script(task: str) -> str:

@@ -18,7 +18,7 @@ import functools
 import hashlib
 import itertools
 import string
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from hyperjax.data.manifest import did_you_mean, digest
@@ -48,6 +48,8 @@ class SymbolTuning:
     copies: how many of each task.
     examples: at most so many of each split in a copy.
     max_classes: a task with more labels is not taken.
+    min_per_class: nor is a copy that shows a label with fewer different inputs of its own; what is
+      shown is of the split `train`, where there is one, else of any split.
     name: name of the mixture and first part of the tasks' names.
   """
 
@@ -57,6 +59,7 @@ class SymbolTuning:
   copies: int = 16
   examples: int = 400
   max_classes: int = 20
+  min_per_class: int = 0
   name: str = "symbols"
 
   def __post_init__(self):
@@ -64,7 +67,8 @@ class SymbolTuning:
       hint = did_you_mean(self.labels, LABELS)
       raise ValueError(f"SymbolTuning: labels is {self.labels!r}; want one of {LABELS}.{hint}")
     for field, low, high in (
-      ("copies", 1, 10_000), ("examples", 2, 10**9), ("max_classes", 2, _TRAINING)
+      ("copies", 1, 10_000), ("examples", 2, 10**9), ("max_classes", 2, _TRAINING),
+      ("min_per_class", 0, 10**9),
     ):  # fmt: skip
       if not low <= getattr(self, field) <= high:
         raise ValueError(
@@ -106,7 +110,8 @@ class SymbolTuning:
     self.source.register()
     rates, instructed = {}, False
     for task in self.source.fingerprints():
-      splits = seqio.TaskRegistry.get(task).splits
+      registered = seqio.TaskRegistry.get(task)
+      splits = registered.splits
       found = [row for split in splits for row in read(task, split)]
       instructed |= any(row["definition"] for row in found)
       labels = classes(found)
@@ -117,14 +122,19 @@ class SymbolTuning:
         rows = {
           split: functools.partial(self._copy, read, task, split, copy, labels) for split in splits
         }
+        shown = ["train"] if "train" in rows else rows
+        if min(fewest(rows[split]()) for split in shown) < self.min_per_class:
+          continue
         path = getattr(self.source, "path", self.source.name)
-        registry.add_rows(name, path, rows, metric_fns=[classification.accuracy])
+        registry.add_rows(
+          name, path, rows, metric_fns=[classification.accuracy], made_of=registered.source
+        )
         rates[name] = 1.0
     if not rates:
       raise ValueError(
         f"Source '{self.name}': of the tasks of source '{self.source.name}' none is "
         f"classification with {'2' if self.labels == 'flipped' else f'2 to {self.max_classes}'} "
-        "labels."
+        f"labels, each with at least {self.min_per_class} examples in a copy."
       )
     if self.instructions and not instructed:
       raise ValueError(
@@ -178,6 +188,18 @@ def classes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
   if not options and min(targets.values(), default=0) < 2:
     return []
   return sorted(options.union(targets))
+
+
+def fewest(rows: Iterable[Mapping[str, Any]]) -> int:
+  """Returns the fewest inputs that any label of a task has and no other label."""
+  labels = collections.defaultdict(set)
+  for row in rows:
+    labels[row["inputs"]].add(row["targets"])
+  counts = dict.fromkeys(itertools.chain.from_iterable(labels.values()), 0)
+  for found in labels.values():
+    if len(found) == 1:
+      counts[min(found)] += 1
+  return min(counts.values(), default=0)
 
 
 @functools.cache

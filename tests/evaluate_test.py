@@ -285,6 +285,7 @@ def test_a_run_without_a_checkpoint_is_refused(tiny, tmp_path, capsys):
   (dict(NUM_QUERIES=0), "EvalConfig.num_queries must be at least 1, not 0"),
   (dict(SEEDS="()"), "EvalConfig.seeds is empty"),
   (dict(NUM_SHOTS=40), "has too few examples for num_shots=40"),
+  (dict(NUM_SHOTS=None), "for num_shots=None: split 'train' has 40 examples, all of them in"),
   ({"eval_sets.EvalConfig.include": "['held_out.held_word']"},
    "Did you mean 'held_out.held_words'?"),
 ])

@@ -10,6 +10,7 @@ import pytest
 
 from hyperjax import launch, train
 from hyperjax.data import __main__ as data_main
+from hyperjax.data.shots import PerClass
 from hyperjax.launch import command_line
 from tests import tiny as tiny_lib
 
@@ -114,7 +115,8 @@ def test_models_and_data_combine(capsys, model, data):
   assert 0 < trained < frozen / 5
   kind = "CACLM windows of 512 tokens, equal cuts" if data in CORPORA else "10 shots, 8 queries"
   assert f"7, 4 episodes each: {kind}\n" in out and "not built yet" in out
-  name = {"function_vectors": "fewshot", "c4_tfds": "c4"}.get(stem(data), stem(data))
+  name = {"function_vectors": "fewshot", "c4_tfds": "c4",
+          "symbol_tuning_instructions": "symbol_tuning"}.get(stem(data), stem(data))  # fmt: skip
   assert name in out and "GiB" in out
 
 
@@ -154,6 +156,17 @@ def test_the_support_may_stand_in_each_input(capsys):
   for model in ("models/t5_tiny.gin", "models/llama_tiny.gin"):
     out = dry_run(capsys, model, "systems/lora.gin", "data/lexical.gin", "runs/mtf_few_shot.gin")
     assert "10 shots, 8 queries, the support in each query's input\n" in out
+
+
+def test_supports_may_hold_so_many_examples_of_each_class(capsys):
+  for data in ("symbol_tuning", "symbol_tuning_instructions"):
+    files = ("models/llama_tiny.gin", "systems/hyperllama.gin", f"data/{data}.gin",
+             "runs/mtf_per_class.gin")  # fmt: skip
+    assert ": 2 to 10 shots of each class, 8 queries\n" in dry_run(capsys, *files)
+    needed = [f"{macro}={value!r}" for macro, value in NEEDED.items() if uses(files, macro)]
+    given = launch.arguments(files, "hyperjax.train", "train", bindings=needed)["data"]
+    assert given.episodes.num_shots == PerClass((2, 10)) and given.episodes.limit[0] == 2048
+    assert given.evaluation.num_shots == PerClass(4)
 
 
 def test_the_tuning_file_is_whole():
@@ -238,10 +251,13 @@ def test_each_evaluation_file_is_whole(file):
   assert given["output_dir"] == "o" and given["episodes"].seeds
 
 
-@pytest.mark.parametrize("name", ["p3", "metaicl", "natural_instructions", "symbol_tuning"])
-def test_each_protocol_is_whole(name):
+@pytest.mark.parametrize("name, data", [
+  *((name, name) for name in ("p3", "metaicl", "natural_instructions", "symbol_tuning")),
+  ("symbol_tuning", "symbol_tuning_instructions"),
+])  # fmt: skip
+def test_each_protocol_is_whole(name, data):
   """The tasks are those that a training run with the same data file holds out."""
-  files = ["models/smollm2_135m.gin", f"data/{name}.gin"]
+  files = ["models/smollm2_135m.gin", f"data/{data}.gin"]
   needed = [f"{macro}={value!r}" for macro, value in NEEDED.items() if uses(files, macro)]
   given = launch.arguments(
     [*files, f"runs/eval_{name}.gin"], "hyperjax.evaluate", "evaluate",
@@ -253,16 +269,23 @@ def test_each_protocol_is_whole(name):
   )  # fmt: skip
   assert given["data"].config.hash() == trained["data"].held_out.config.hash()
   assert given["data"].path == trained["data"].held_out.path
-  assert given["episodes"].max_queries in (None, 100)
+  episodes = given["episodes"]
+  assert episodes.max_queries in (None, 100)
+  shown = {"natural_instructions": 2, "metaicl": None, "symbol_tuning": PerClass(4), "p3": 16}
+  assert episodes.num_shots == shown[name]
+  seeds = (100, 13, 21, 42, 87)
+  assert tuple(episodes.seeds) == (seeds if name == "metaicl" else (0,))
+  if name == "metaicl":  # training watches what the same seeds show
+    assert tuple(trained["data"].evaluation.seeds) == seeds
 
 
 def test_every_file_is_tested_here():
   assert FILES == sorted(itertools.chain(*KINDS.values()))
   assert set(KINDS["runs"]) == {
     f"runs/{name}.gin"
-    for name in ("train", "mtf", "mtf_few_shot", "hyperpretrain", "data", "stores", "held_out",
-                 "evaluate", "evaluate_on", "eval_p3", "eval_metaicl", "eval_natural_instructions",
-                 "eval_symbol_tuning", "tune", "tune_baselines")
+    for name in ("train", "mtf", "mtf_few_shot", "mtf_per_class", "hyperpretrain", "data", "stores",
+                 "held_out", "evaluate", "evaluate_on", "eval_p3", "eval_metaicl",
+                 "eval_natural_instructions", "eval_symbol_tuning", "tune", "tune_baselines")
   }
 
 

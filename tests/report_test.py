@@ -93,6 +93,20 @@ def test_a_row_per_run_and_method(first, second, tmp_path):
   assert found[0]["recovery_mean"] == ""  # zero-shot has none
 
 
+def test_the_worst_seed_has_a_column(first, second, tmp_path):
+  results = load(second)
+  for figures in results["methods"].values():
+    figures["score_worst_seed"] = {k: v - 0.05 for k, v in figures["score"].items()}
+  save(second, results)
+  assert compare(first, second, out=tmp_path / "out") == 0
+  found = rows(tmp_path / "out" / "table.csv")
+  assert float(found[-1]["score_worst_seed_mean"]) == pytest.approx(0.55)
+  assert found[0]["score_worst_seed_mean"] == ""
+  text = (tmp_path / "out" / "table.md").read_text()
+  assert "| method | score | score worst seed | exact match |" in text
+  assert "| my own | 0.600 [0.600, 0.600] | 0.550 [0.550, 0.550] |" in text
+
+
 def test_a_row_per_task_and_figure(first, second, tmp_path):
   assert compare(first, second, out=tmp_path / "out") == 0
   found = {

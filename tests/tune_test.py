@@ -1,7 +1,6 @@
 """What is tuned on and what is asked; runs of the command are in `baselines_test`."""
 
 import dataclasses
-import json
 
 import pytest
 
@@ -11,20 +10,17 @@ from hyperjax.hypermodels.prompts import GistTokens, SoftPromptConfig
 from hyperjax.hypermodels.tuned import FullConfig
 from hyperjax.training.optimizers import AdamW, Schedule
 from hyperjax.tune import Bench, Method, Start, TuneConfig, Tuner
-from tests.data.fakes import Bytes, numbered, write_examples, write_folder
+from tests.data.fakes import Bytes, numbered, write_folder
 from tests.models import tiny, tiny_t5
 
 
-def test_no_tuning_example_has_the_input_of_a_query_of_another_split(tmp_path):
-  """The test split repeats examples of the training split, as real data sets do."""
-  write_folder(tmp_path, {"t": numbered(30)})
-  values = json.loads((tmp_path / "manifest.json").read_text())
-  meta = write_examples(tmp_path / "stores" / "test", numbered(6))
-  values["tasks"]["t"]["splits"]["test"] = {"store": "stores/test", "source": "", **meta}
-  (tmp_path / "manifest.json").write_text(json.dumps(values))
+@pytest.mark.parametrize("split", ["train", "support_0"])
+def test_no_tuning_example_has_the_input_of_a_query_of_another_split(tmp_path, split):
+  """The test split repeats examples that are tuned on, as real data sets do."""
+  manifest = write_folder(tmp_path, {"t": {split: numbered(30), "test": numbered(6)}})
   methods = {"m": Method(FullConfig(), None, num_examples=24)}
   config = TuneConfig(batch_size=4, max_queries=6)
-  bench = Bench.open(Manifest.load(tmp_path), ["t"], methods, config, "decoder")
+  bench = Bench.open(manifest, ["t"], methods, config, "decoder")
   asked = {query.input.tobytes() for e in bench.asked("t") for query in e.queries}
   sampler, ids = bench.examples("t", 0, 24)
   tuned_on = {sampler.query(index).input.tobytes() for index in ids}

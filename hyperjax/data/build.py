@@ -184,6 +184,7 @@ def _splits(config: DataConfig, tasks: Iterable[Any]) -> list[tuple[Any, str]]:
       raise ValueError(
         f"Task '{task.name}' has none of the splits {list(config.splits)}: {list(task.splits)}."
       )
+    splits += manifest_lib.prepared(task.splits).values()
     chosen.extend((task, split) for split in splits)
   return chosen
 

@@ -9,10 +9,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from hyperjax.data import layouts, schedule
+from hyperjax.data import layouts, schedule, shots
 from hyperjax.data.layouts import DECODER, Layout
 from hyperjax.data.manifest import Manifest
 from hyperjax.data.shapes import BatchShape, Groups, Lengths, assign, plan
+from hyperjax.data.shots import NumShots
 from hyperjax.data.store import EXAMPLES, Store
 
 
@@ -90,7 +91,8 @@ class EpisodeConfig:
   """How training episodes are made.
 
   Attributes:
-    num_shots: examples in a support, or (low, high): drawn for each step between both.
+    num_shots: examples in a support, or (low, high): drawn for each step between both; or
+      `shots.PerClass`: so many of each class.
     num_queries: queries that share a support.
     shuffled: the share of episodes in which outputs change places, among the support's examples
       and among the queries: there an input does not tell its output. Without such episodes a task
@@ -104,7 +106,7 @@ class EpisodeConfig:
     limit: no planned shape goes beyond it.
   """
 
-  num_shots: int | tuple[int, int] = 10
+  num_shots: NumShots = 10
   num_queries: int = 8
   shuffled: float = 0.0
   inline: bool = False
@@ -116,9 +118,7 @@ class EpisodeConfig:
   limit: tuple[int, int, int] = (1024, 256, 64)
 
   def __post_init__(self):
-    low, high = self.shots
-    if not 1 <= low <= high:
-      raise ValueError(f"EpisodeConfig: num_shots is {self.num_shots}; want 1 <= low <= high.")
+    shots.bounds(self.num_shots)
     for name in ("num_queries", "max_buckets"):
       if getattr(self, name) < 1:
         raise ValueError(f"EpisodeConfig: {name} is {getattr(self, name)}; it must be at least 1.")
@@ -129,18 +129,10 @@ class EpisodeConfig:
         raise ValueError(f"EpisodeConfig: {shape} is not for num_queries={self.num_queries}.")
 
   @property
-  def shots(self) -> tuple[int, int]:
-    """(fewest, most) examples in a support."""
-    both = (self.num_shots,) * 2 if isinstance(self.num_shots, int) else tuple(self.num_shots)
-    return both[0], both[1]
-
-  @property
   def summary(self) -> str:
     """What an episode is, in a few words."""
-    low, high = self.shots
-    shots = f"{low}" if low == high else f"{low} to {high}"
     place = ", the support in each query's input" if self.inline else ""
-    return f"{shots} shots, {self.num_queries} queries{place}"
+    return f"{shots.summary(self.num_shots)}, {self.num_queries} queries{place}"
 
   def stream(
     self, manifest: Manifest, *, seed: int, batch_size: int, layout: str = "decoder"
@@ -168,15 +160,15 @@ class TrainStream:
     self.layout = layouts.of(layout, manifest.vocabulary)
     self.tasks = manifest.select(config.include, config.exclude)
     self._sampler = {
-      task: Sampler(manifest, task, config.split, config.split, config.shots[1],
+      task: Sampler(manifest, task, config.split, config.split, config.num_shots,
                     config.num_queries)
       for task in self.tasks
     }  # fmt: skip
     rates = {task: manifest.rate(task) for task in self.tasks}
     lengths = {
-      task: Lengths.of(manifest.split(task, config.split), config.shots[1],
-                       manifest.vocabulary["adds_bos"], self.layout)
-      for task in self.tasks
+      task: Lengths.of(manifest.split(task, config.split), sampler.supports.size, sampler.adds_bos,
+                       self.layout)
+      for task, sampler in self._sampler.items()
     }  # fmt: skip
     groups = self._plan(lengths, rates)
     self.buckets: tuple[tuple[BatchShape, tuple[str, ...]], ...] = tuple(groups)
@@ -208,9 +200,8 @@ class TrainStream:
     return self.buckets[self._steps(step)[0]][0]
 
   def num_shots(self, step: int) -> int:
-    """Returns the number of examples in this step's supports, the same on every host."""
-    low, high = self.config.shots
-    return low + schedule.key(self.seed, "shots", step)[0] % (high - low + 1)
+    """Returns the number of examples (of each class) in this step's supports, on every host."""
+    return shots.count(self.config.num_shots, self.seed, "shots", step)
 
   def episode(self, step: int, row: int) -> Episode:
     """Returns the episode of a row of the global batch."""
@@ -250,32 +241,39 @@ class Sampler:
 
   Attributes:
     queries_per_episode: `num_queries`, or fewer where the task has too few examples for them.
+    supports: what its supports are drawn from.
   """
 
   def __init__(
-    self, manifest: Manifest, task: str, query_split: str, support_split: str, max_shots: int,
-    num_queries: int,
+    self, manifest: Manifest, task: str, query_split: str, support_split: str,
+    num_shots: NumShots | None, num_queries: int,
   ):  # fmt: skip
-    entry = manifest.split(task, support_split)
+    """Episodes of queries of one split and supports of another, or the same one.
+
+    `num_shots=None`: a support is the whole of its split.
+
+    Raises:
+      ValueError: the task is language modelling, or has too few examples.
+    """
     for split in {query_split, support_split}:
       if manifest.split(task, split)["kind"] != EXAMPLES:
         raise ValueError(
           f"Task '{task}' is language modelling (targets only): it has no few-shot episodes. Use "
           "it with CACLM."
         )
-    distinct = entry["distinct_inputs"]
-    least = max_shots + (query_split == support_split)
-    if distinct < least:
-      raise ValueError(
-        f"Task '{task}' has too few examples for num_shots={max_shots}: split '{support_split}' "
-        f"has {entry['examples']} examples with {distinct} different inputs; it needs at least "
-        f"{least}."
-      )
     self.task = task
     self.queries: Store = manifest.store(task, query_split)
     self.support: Store = manifest.store(task, support_split)
+    self.supports = shots.Supports(num_shots, self.support)
+    scarcest, same = self.supports.scarcest, query_split == support_split
+    least = self.supports.most + same
+    if scarcest.distinct < least:
+      raise ValueError(
+        f"Task '{task}' has too few examples for num_shots={num_shots}: split '{support_split}' "
+        f"has {scarcest.words}; it needs at least {least}."
+      )
     self.num_queries_in_store = len(self.queries)
-    spare = distinct - max_shots if query_split == support_split else num_queries
+    spare = scarcest.distinct - self.supports.most if same else num_queries
     self.queries_per_episode = min(num_queries, spare, len(self.queries))
     vocabulary = manifest.vocabulary
     self._bos = [vocabulary["bos_id"]] if vocabulary["adds_bos"] else []
@@ -295,22 +293,13 @@ class Sampler:
       options=None if options is None else tuple(options),
     )
 
-  def draw(self, query_ids: Sequence[int], num_shots: int, parts: tuple) -> list[int]:
-    """Draws a support: different inputs, none of them a query's; in random order."""
-    taken = {self.queries.input(index).tobytes() for index in query_ids}
-    order = schedule.Permutation(len(self.support), *parts)
-    chosen = []
-    for position in range(order.n):
-      index = order(position)
-      content = self.support.input(index).tobytes()
-      if content not in taken:
-        taken.add(content)
-        chosen.append(index)
-        if len(chosen) == num_shots:
-          return chosen
-    raise ValueError(
-      f"Task '{self.task}': only {len(chosen)} of {num_shots} examples differ from the queries."
-    )
+  def draw(self, query_ids: Sequence[int], num_shots: int | None, parts: tuple) -> list[int]:
+    """Draws a support without the queries' inputs; see `shots.Supports.draw`."""
+    taken = (self.queries.input(index).tobytes() for index in query_ids)
+    try:
+      return self.supports.draw(taken, num_shots, parts)
+    except ValueError as error:
+      raise ValueError(f"Task '{self.task}': {error}") from None
 
   def episode(self, query_ids: Sequence[int], num_shots: int, parts: tuple) -> Episode:
     """Returns the episode of given queries; `parts` key the draw of its support."""

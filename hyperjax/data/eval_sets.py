@@ -4,17 +4,19 @@ An evaluation episode is a function of (seed, id of its first query) alone.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
 from hyperjax.core.batch import Batch
 from hyperjax.data import episodes as episodes_lib
-from hyperjax.data import layouts, loader, schedule, shapes
+from hyperjax.data import layouts, loader, schedule, shapes, shots
 from hyperjax.data.episodes import Episode, Sampler
 from hyperjax.data.layouts import Layout
-from hyperjax.data.manifest import Manifest, family
+from hyperjax.data.manifest import Manifest, family, prepared
 from hyperjax.data.shapes import BatchShape
+from hyperjax.data.shots import NumShots
 
 _SPLITS = ("test", "validation", "train")
 
@@ -24,10 +26,13 @@ class EvalConfig:
   """Which queries are asked, under which supports.
 
   Attributes:
-    num_shots: examples in a support.
+    num_shots: examples in a support, or (low, high): drawn for each support between both; or
+      `shots.PerClass`: so many of each class. None: all examples of the split that supports come
+      from, in their order; queries with an input of these are left out (see `left_out`).
     num_queries: queries that share a support.
     max_queries: queries per task; None for all.
-    seeds: one evaluation each; a seed draws the supports, the queries stay.
+    seeds: one evaluation each; a seed draws the supports, the queries stay. Of a task that has
+      splits `support_<seed>` it chooses one.
     include: tasks (or the front part of their names up to a dot); all, where empty.
     exclude: tasks to leave out.
     batch_size: episodes scored at once.
@@ -36,7 +41,7 @@ class EvalConfig:
       enough to tell whether an answer is its target, not to score an answer that goes on.
   """
 
-  num_shots: int = 10
+  num_shots: NumShots | None = 10
   num_queries: int = 10
   max_queries: int | None = 100
   seeds: Sequence[int] = (0,)
@@ -47,7 +52,9 @@ class EvalConfig:
   max_new_tokens: int | None = None
 
   def __post_init__(self):
-    for name in ("num_shots", "num_queries", "batch_size", "max_shapes"):
+    if self.num_shots is not None:
+      shots.bounds(self.num_shots)
+    for name in ("num_queries", "batch_size", "max_shapes"):
       if getattr(self, name) < 1:
         raise ValueError(f"EvalConfig.{name} must be at least 1, not {getattr(self, name)}")
     if not self.seeds:
@@ -120,7 +127,8 @@ def groups(
     own = [e for task in members for e in plain[task]]
     shape = loader.fit(own + chosen if inline else own, laid)
     if other_support:
-      shape = dataclasses.replace(shape, support=longest_support)
+      longest = max(longest_support, loader.fit(chosen, laid).support)
+      shape = dataclasses.replace(shape, support=longest)
     shape = dataclasses.replace(shape, queries=config.num_queries)
     out.append(Group(shape, tuple(chosen), laid))
   return out
@@ -175,11 +183,48 @@ def query_split(splits: Sequence[str]) -> str:
   return next((split for split in _SPLITS if split in splits), splits[0])
 
 
+def support_split(task: str, splits: Sequence[str], seed: int) -> str:
+  """Returns the split that a task's supports come from: `support_<seed>` where it has such splits,
+  else `train`, else the one that is asked.
+
+  Raises:
+    ValueError: it has such splits, but not for this seed.
+  """
+  by_seed = prepared(splits)
+  if by_seed and seed not in by_seed:
+    raise ValueError(
+      f"Task '{task}' has supports for the seeds {', '.join(map(str, by_seed))}, none for {seed}: "
+      "evaluate with some of these (gin: SEEDS)."
+    )
+  return by_seed.get(seed) or ("train" if "train" in splits else query_split(splits))
+
+
+def count_left_out(manifest: Manifest, config: EvalConfig) -> dict[str, int]:
+  """Returns {task: how many queries it would ask if its supports did not hold their inputs}.
+
+  Only a support that is a whole split can make that necessary; any other one is drawn without them.
+  """
+  tasks = manifest.select(config.include, config.exclude) if config.num_shots is None else ()
+  counts = {task: len(left_out(manifest, task)) for task in tasks}
+  return {task: count for task, count in counts.items() if count}
+
+
+def left_out(manifest: Manifest, task: str) -> set[int]:
+  """Returns the queries that are not asked where a support is a whole split: those whose input is
+  one of its inputs, with any seed, so that all seeds ask the same."""
+  splits = manifest.splits(task)
+  names = prepared(splits).values() or [support_split(task, splits, 0)]
+  stores = [manifest.store(task, name) for name in names]
+  shown = {store.input(i).tobytes() for store in stores for i in range(len(store))}
+  asked = manifest.store(task, query_split(splits))
+  return {i for i in range(len(asked)) if asked.input(i).tobytes() in shown}
+
+
 def eval_episodes(
   manifest: Manifest,
   task: str,
   *,
-  num_shots: int,
+  num_shots: NumShots | None,
   num_queries: int,
   max_queries: int | None,
   seed: int,
@@ -188,38 +233,40 @@ def eval_episodes(
 ) -> list[Episode]:
   """Returns the evaluation episodes of a task: its queries in groups, each with its own support.
 
-  Queries come from the task's `test` split, else `validation`, else `train`; supports from `train`
-  where there is one. The queries and their groups are the same for every seed; a support is keyed
-  by the seed and its group's first query.
+  Queries come from the task's `test` split, else `validation`, else `train`; for supports see
+  `support_split`. The queries and their groups are the same for every seed; a support is keyed by
+  the seed and its group's first query.
 
   Args:
     manifest: the data folder.
     task: the task that is asked.
-    num_shots: examples in each support.
+    num_shots, seed: see `EvalConfig`.
     num_queries: queries that share a support (fewer in the last group).
     max_queries: at most so many queries, the first of a permutation keyed by the task; None: all.
-    seed: draws the supports.
     shuffle_outputs: control: outputs of a support change places, so that none keeps its own where
       that is possible.
     support_task: control: supports come from this task instead (see `other_tasks`).
   """
-  splits = manifest.splits(task)
-  asked_split = query_split(splits)
-  support_split = "train" if "train" in splits else asked_split
-  asked = Sampler(manifest, task, asked_split, support_split, num_shots, num_queries)
-  shown = asked
-  if support_task is not None:
-    other = manifest.splits(support_task)
-    split = "train" if "train" in other else other[0]
-    shown = Sampler(manifest, support_task, query_split(other), split, num_shots, num_queries)
-  total = asked.num_queries_in_store
-  order = schedule.Permutation(total, "evaluation", task)
-  ids = [order(i) for i in range(total if max_queries is None else min(max_queries, total))]
+
+  def sampler(task: str) -> Sampler:
+    splits = manifest.splits(task)
+    shown = support_split(task, splits, seed)
+    return Sampler(manifest, task, query_split(splits), shown, num_shots, num_queries)
+
+  asked = sampler(task)
+  shown = asked if support_task is None else sampler(support_task)
+  order = schedule.Permutation(asked.num_queries_in_store, "evaluation", task)
+  out = left_out(manifest, task) if num_shots is None else ()
+  kept = (i for i in map(order, range(order.n)) if i not in out)
+  ids = list(itertools.islice(kept, max_queries))
+  if not ids:
+    raise ValueError(f"Task '{task}': every query's input is in its supports (num_shots=None).")
   episodes = []
   for start in range(0, len(ids), asked.queries_per_episode):
     group = ids[start : start + asked.queries_per_episode]
     parts = (seed, "evaluation", task, group[0])
-    support = shown.draw(group if shown is asked else [], num_shots, parts)
+    number = None if num_shots is None else shots.count(num_shots, *parts, "shots")
+    support = shown.draw(group if shown is asked else [], number, parts)
     if shuffle_outputs:
       targets = episodes_lib.shuffled(shown.support, support, schedule.generator(*parts, "shuffle"))
     else:

@@ -11,6 +11,7 @@ import importlib
 import json
 import os
 import pathlib
+import re
 import shlex
 import subprocess
 import sys
@@ -57,7 +58,7 @@ class DataConfig:
     task_modules: modules that register tasks; imported by the builder only. If a module has a
       function `register`, it is called; its `VERSION`, if it has one, is part of the stores' keys.
     sources: objects that register tasks, such as `fewshot.Folder`.
-    splits: splits to build, where a task has them.
+    splits: splits to build, where a task has them; `support_<seed>` are built beside any.
     feature_lengths: passed to the tasks as seqio's `sequence_length`.
     max_examples: at most so many examples (or documents) per task and split, the first ones.
   """
@@ -232,6 +233,12 @@ _open = functools.lru_cache(maxsize=None)(store_lib.Store)
 def family(task: str) -> str:
   """Returns a task's name before its last dot; a name without a dot is its own family."""
   return task.rpartition(".")[0] or task
+
+
+def prepared(splits: Iterable[str]) -> dict[int, str]:
+  """Returns {seed: split} of the splits `support_<seed>`: what an evaluation of that seed shows."""
+  found = {split: re.fullmatch(r"support_(\d+)", split) for split in splits}
+  return {int(match[1]): split for split, match in found.items() if match}
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -29,7 +29,7 @@ class RowsSource(seqio.FunctionDataSource):
 
   def __init__(
     self, splits: Mapping[str, Callable[[], Iterable[Row]]], *, documents: bool = False,
-    files: Sequence[str | os.PathLike] = (),
+    files: Sequence[str | os.PathLike] = (), made_of: seqio.DataSource | None = None,
   ):  # fmt: skip
     """The source of `splits`.
 
@@ -38,9 +38,12 @@ class RowsSource(seqio.FunctionDataSource):
         has been read, move a progress bar.
       documents: rows have "targets" alone.
       files: what the rows are read from; see `check`.
+      made_of: a source that the rows are made of: its files are these rows' files too.
     """
     self._rows, self._reading = dict(splits), None
     self._files = {file: _state(file) for file in files}
+    if isinstance(made_of, RowsSource):
+      self._files |= made_of._files  # as they were when that source was made
     self.features = {"targets": _TEXT} if documents else FEATURES
     super().__init__(self._dataset, splits=tuple(splits))
 
@@ -55,7 +58,7 @@ class RowsSource(seqio.FunctionDataSource):
     return getattr(self._reading, "fraction", None)
 
   def check(self) -> None:
-    """Raises ValueError if a file is not what it was when this source was made."""
+    """Raises ValueError if a file is not what it was when this source, or its own, was made."""
     for file, state in self._files.items():
       if _state(file) != state:
         raise ValueError(f"{file}: it changed while it was read; repeat the build.")

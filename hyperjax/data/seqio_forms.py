@@ -19,6 +19,7 @@ from hyperjax.data.layouts import Layout
 from hyperjax.data.loader import Stream, fit, to_batch
 from hyperjax.data.manifest import Manifest
 from hyperjax.data.shapes import BatchShape
+from hyperjax.data.shots import NumShots
 
 FEATURES = ("hyper_inputs", "inputs", "targets")
 
@@ -55,8 +56,8 @@ def register_train_form(
 
 
 def register_eval_forms(
-  folder: str | os.PathLike, *, num_shots: int, num_queries: int, max_queries: int | None,
-  seed: int, layout: str = "decoder",
+  folder: str | os.PathLike, *, num_shots: NumShots | None, num_queries: int,
+  max_queries: int | None, seed: int, layout: str = "decoder",
 ) -> str:  # fmt: skip
   """Registers the evaluation episodes of every task, and a mixture over them, split `test`.
 

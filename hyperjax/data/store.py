@@ -26,7 +26,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
-from jaxtyping import Int32
+from jaxtyping import Int32, Int64
 
 VERSION = 2
 EXAMPLES = "examples"
@@ -143,6 +143,11 @@ class Store:
     part = bisect.bisect_right(self._starts, start) - 1
     first = self._starts[part]
     return self._tokens[part][start - first : stop - first].astype(np.int32)
+
+  @property
+  def pairs(self) -> Int64[np.ndarray, "examples 2"]:
+    """The pieces of every example's input and target."""
+    return self._examples[:, :2]
 
   def input_piece(self, index: int) -> int:
     """Returns the piece of an example's input: equal inputs share one."""

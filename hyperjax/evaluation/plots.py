@@ -1,6 +1,9 @@
 """Draws finished results as PNG bytes: exact match and recovery per task, curves over training."""
 
 import io
+import json
+import os
+import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -197,6 +200,22 @@ def steps(results: Mapping[str, Any]) -> bytes:
     _clean(axes, "both")
   figure.axes[0].legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=4, fontsize=9)
   return _png(figure)
+
+
+def read_curve(
+  metrics_file: str | os.PathLike, figure: str = "held_out/exact_match"
+) -> list[tuple[float, float]]:
+  """Returns (minutes, figure) pairs of a run's metrics.jsonl: of the lines that have both.
+
+  Step 0 is at 0 minutes.
+  """
+  pairs = []
+  for text in pathlib.Path(metrics_file).read_text().splitlines():
+    line = json.loads(text)
+    minutes = line.get("minutes", None if line["step"] else 0.0)
+    if minutes is not None and line.get(figure) is not None:
+      pairs.append((minutes, line[figure]))
+  return pairs
 
 
 def curve(results: Mapping[str, Any], points: Curve) -> bytes:

@@ -29,6 +29,12 @@ FIGURES = {
   "log_likelihood": "log_likelihood",
   "option_accuracy": "option_correct",
 }
+# {figure: its column}
+SCORES = {
+  "score": "score",
+  "score_over_families": "score over families",
+  "score_worst_seed": "score, worst seed",
+}
 RECOVERED = ("exact_match", "log_likelihood", "score")
 NEEDED = ("zero_shot", "in_context")
 LIBRARIES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -42,7 +48,8 @@ included, of the natural log-probability.
 - **Option accuracy**: the share of queries whose right option is the likeliest, over the tasks \
 that have options.
 - **Score**: every task's own metric, which its source names ("metrics" in results.json), from 0 \
-to 1; its mean over families counts every family (a data set, a category) alike.
+to 1; its mean over families counts every family (a data set, a category) alike; for the worst \
+seed every task counts with the lowest of its seeds' scores.
 - Every figure is a **macro average**: the mean over queries within a task and a seed, then over \
 seeds, then over tasks. In brackets: a 95% bootstrap interval over tasks (10 000 resamples).
 - **Recovery** = (method - zero-shot) / (in-context - zero-shot), a ratio of macro averages; \
@@ -64,6 +71,7 @@ def write(
   command: str,
   curve: plots.Curve | None = None,
   task_metrics: Mapping[str, str] | None = None,
+  left_out: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
   """Writes a report and prints its table; returns what results.json holds.
 
@@ -78,13 +86,15 @@ def write(
     command: the command line.
     curve: {method: (minutes of training, macro exact match) pairs}.
     task_metrics: {task: its own metric}, as `scores.choose` returns it.
+    left_out: {task: how many of its queries were not asked}.
 
   Raises:
     ValueError: a method is missing, or methods did not answer the same queries.
   """
   results = summarise(
-    records, hypermodel=hypermodel, config=config, command=command, task_metrics=task_metrics
-  )
+    records, hypermodel=hypermodel, config=config, command=command, task_metrics=task_metrics,
+    left_out=left_out,
+  )  # fmt: skip
   images = {"methods.png": plots.summary(results), "tasks.png": plots.tasks(results, hypermodel)}
   if curve:
     images["curve.png"] = plots.curve(results, curve)
@@ -109,22 +119,6 @@ def read_records(folder: str | os.PathLike) -> dict[str, list[dict[str, Any]]]:
   return records
 
 
-def read_curve(
-  metrics_file: str | os.PathLike, figure: str = "held_out/exact_match"
-) -> list[tuple[float, float]]:
-  """Returns (minutes, figure) pairs of a run's metrics.jsonl: of the lines that have both.
-
-  Step 0 is at 0 minutes.
-  """
-  pairs = []
-  for text in pathlib.Path(metrics_file).read_text().splitlines():
-    line = json.loads(text)
-    minutes = line.get("minutes", None if line["step"] else 0.0)
-    if minutes is not None and line.get(figure) is not None:
-      pairs.append((minutes, line[figure]))
-  return pairs
-
-
 # ---- Figures ------------------------------------------------------------------------------------
 
 
@@ -135,6 +129,7 @@ def summarise(
   config: str,
   command: str,
   task_metrics: Mapping[str, str] | None = None,
+  left_out: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
   """Returns all figures as plain JSON data; an undefined recovery is null with a "note"."""
   check(records, hypermodel)
@@ -144,8 +139,14 @@ def summarise(
     figure: {m: found for m in methods if (found := metrics.by_task(records[m], field))}
     for figure, field in FIGURES.items()
   }
+  seeds = sorted({record["seed"] for record in records[hypermodel]})
+  averaged = {}
   if task_metrics:
-    values["score"] = {m: scores.by_task(records[m], task_metrics) for m in methods}
+    by_seed = {m: scores.by_seed(records[m], task_metrics) for m in methods}
+    values["score"] = {m: scores.over_seeds(found) for m, found in by_seed.items()}
+    averaged["score_over_families"] = {m: metrics.by_family(v) for m, v in values["score"].items()}
+    if len(seeds) > 1:
+      averaged["score_worst_seed"] = {m: scores.over_seeds(v, min) for m, v in by_seed.items()}
   recoveries = {
     method: {
       figure: _recovery(
@@ -158,18 +159,17 @@ def summarise(
     if method not in NEEDED
   }
   tasks = sorted(values["exact_match"][hypermodel])
-  by_family = {m: metrics.by_family(found) for m, found in values.get("score", {}).items()}
-  averaged = {**values, "score_over_families": by_family}
   return {
     "methods": {
       method: {
         figure: metrics.macro(found[method])._asdict()
-        for figure, found in averaged.items()
+        for figure, found in (values | averaged).items()
         if method in found
       }
       for method in methods
     },
     "metrics": dict(task_metrics or {}),
+    "left_out": dict(left_out or {}),
     "recovery": recoveries[hypermodel],
     "recoveries": recoveries,
     "families": _per_group(values, methods, sorted({metrics.family(task) for task in tasks}), True),
@@ -178,7 +178,7 @@ def summarise(
     "command": command,
     "config": config,
     "versions": versions(),
-    "seeds": sorted({record["seed"] for record in records[hypermodel]}),
+    "seeds": seeds,
     "num_queries": len(records[hypermodel]),
   }
 
@@ -263,17 +263,16 @@ def _bracketed(figure: Mapping[str, float | None] | None, digits: int = 3) -> st
 def _rows(results: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
   """Returns the header and the rows of the main table."""
   options = any("option_accuracy" in found for found in results["methods"].values())
-  scored = any("score" in found for found in results["methods"].values())
+  scored = [name for name in SCORES if any(name in m for m in results["methods"].values())]
   header = ["method", "exact match", "recovery", "log-likelihood"] + ["option accuracy"] * options
-  header += ["score", "score over families"] * scored
+  header += [SCORES[name] for name in scored]
   rows = []
   for method, found in results["methods"].items():
     recovered = results["recoveries"].get(method, {})
     row = [plots.label(method), _bracketed(found["exact_match"])]
     row += [_bracketed(recovered.get("exact_match"), 2), _bracketed(found["log_likelihood"], 2)]
     row += [_bracketed(found.get("option_accuracy"))] * options
-    if scored:
-      row += [_bracketed(found.get(name)) for name in ("score", "score_over_families")]
+    row += [_bracketed(found.get(name)) for name in scored]
     rows.append(row)
   return header, rows
 
@@ -360,6 +359,7 @@ def markdown(results: Mapping[str, Any], records: Records, images: Sequence[str]
   log_likelihood = results["recovery"]["log_likelihood"]
   used = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
   seeds = ", ".join(map(str, results["seeds"]))
+  left_out = ", ".join(f"{count} of {task}" for task, count in results["left_out"].items())
   parts = [
     "# Held-out tasks",
     headline(results),
@@ -368,6 +368,7 @@ def markdown(results: Mapping[str, Any], records: Records, images: Sequence[str]
     f"{len(results['families'])} families; evaluation seeds: {seeds}. Recovery by log-likelihood: "
     f"{_bracketed(log_likelihood, 2)}.",
     *(found["note"] + "." for found in results["recovery"].values() if "note" in found),
+    *([f"Not asked, since a support holds their input: {left_out}."] if left_out else []),
     *(f"![{name.removesuffix('.png')}]({name})" for name in images),
     "## How each figure is defined",
     DEFINITIONS.rstrip(),

@@ -93,12 +93,19 @@ def choose(
   return known
 
 
-def by_task(records: Records, metrics: Mapping[str, str]) -> dict[str, float]:
-  """Returns {task: its metric, mean over seeds}."""
+def by_seed(records: Records, metrics: Mapping[str, str]) -> dict[str, dict[int, float]]:
+  """Returns {task: {seed: its metric}}."""
   groups: dict[tuple[str, int], list] = collections.defaultdict(list)
   for record in records:
     groups[record["task"], record["seed"]].append(record)
-  found: dict[str, list[float]] = collections.defaultdict(list)
-  for (task, _), members in sorted(groups.items()):
-    found[task].append(METRICS[metrics[task]](members))
-  return {task: float(np.mean(values)) for task, values in found.items()}
+  found: dict[str, dict[int, float]] = collections.defaultdict(dict)
+  for (task, seed), members in sorted(groups.items()):
+    found[task][seed] = METRICS[metrics[task]](members)
+  return dict(found)
+
+
+def over_seeds(
+  found: Mapping[str, Mapping[int, float]], reduce: Callable[[Sequence[float]], float] = np.mean
+) -> dict[str, float]:
+  """Returns {task: the mean of its seeds' values}; `reduce=min` for the worst of them."""
+  return {task: float(reduce([*by_seed.values()])) for task, by_seed in found.items()}

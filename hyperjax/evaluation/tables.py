@@ -21,7 +21,7 @@ Runs = Mapping[str, Results]
 # A text, a number, {"mean", "low", "high"}, or None where there is nothing to show.
 Cell = str | int | float | Mapping[str, Any] | None
 
-FIGURES = ("score", "exact_match", "option_accuracy", "log_likelihood")
+FIGURES = ("score", "score_worst_seed", "exact_match", "option_accuracy", "log_likelihood")
 BOUNDS = ("mean", "low", "high")
 
 
@@ -85,9 +85,9 @@ def comparison(runs: Runs) -> Table:
   ]  # fmt: skip
   note = (
     "Macro averages over tasks; in brackets 95% bootstrap intervals over tasks. Score: by the "
-    "tasks' own metrics. Recovery: what a method gains of that which reading the examples in "
-    "context gains over zero-shot, by score, or by exact match where a run has no score. Each "
-    "run's report.md defines its figures."
+    "tasks' own metrics; worst seed: of each task the lowest of its seeds. Recovery: what a method "
+    "gains of that which reading the examples in context gains over zero-shot, by score, or by "
+    "exact match where a run has no score. Each run's report.md defines its figures."
   )
   return Table("Methods", note, header, rows)
 

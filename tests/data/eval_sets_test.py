@@ -7,7 +7,7 @@ import pytest
 
 from hyperjax.data import eval_sets, loader
 from hyperjax.data.eval_sets import EvalConfig
-from tests.data.fakes import numbered, write_folder
+from tests.data.fakes import Bytes, numbered, write_folder
 
 CONFIG = EvalConfig(num_shots=3, num_queries=4, max_queries=10, batch_size=3, seeds=(0, 1))
 
@@ -122,12 +122,90 @@ def test_another_task_needs_two(manifest):
     eval_sets.groups(manifest, config, 0, other_support=True)
 
 
-@pytest.mark.parametrize("name", ["num_shots", "num_queries", "batch_size", "max_shapes"])
+@pytest.mark.parametrize("name", ["num_queries", "batch_size", "max_shapes"])
 def test_a_wrong_value_is_named(name):
   with pytest.raises(ValueError, match=f"EvalConfig.{name} must be at least 1, not 0"):
     dataclasses.replace(CONFIG, **{name: 0})
+  with pytest.raises(ValueError, match="num_shots is 0; want 1 <= low <= high"):
+    dataclasses.replace(CONFIG, num_shots=0)
 
 
 def test_no_seed_is_refused():
   with pytest.raises(ValueError, match="EvalConfig.seeds is empty"):
     dataclasses.replace(CONFIG, seeds=())
+
+
+# ---- Supports that are there already ------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+  """Two tasks whose supports two seeds have drawn: a query is in one, an input in one twice."""
+  shown = {100: ["a", "b", "b", "c"], 13: ["d", "e", "f", "g"]}
+  tasks = {
+    task: {
+      "test": [{"input": f"{task}{x}", "output": x} for x in "cpqrst"],
+      **{f"support_{seed}": [{"input": f"{task}{x}", "output": f"{i}"} for i, x in enumerate(xs)]
+         for seed, xs in shown.items()},
+    }
+    for task in ("one", "two")
+  }  # fmt: skip
+  return write_folder(tmp_path_factory.mktemp("prepared"), tasks)
+
+
+WHOLE = EvalConfig(num_shots=None, num_queries=2, max_queries=None, seeds=(100, 13))
+
+
+def shots(episode):
+  return [Bytes().decode(shot) for shot in episode.shots]
+
+
+def test_a_seed_chooses_its_support_and_all_of_it_is_shown_in_order(prepared):
+  found = {seed: all_episodes(eval_sets.groups(prepared, WHOLE, seed)) for seed in WHOLE.seeds}
+  assert {tuple(shots(e)) for e in found[100] if e.task == "one"} == {
+    ("onea=0;", "oneb=1;", "oneb=2;", "onec=3;")
+  }  # fmt: skip
+  assert {tuple(shots(e)) for e in found[13] if e.task == "two"} == {
+    ("twod=0;", "twoe=1;", "twof=2;", "twog=3;")
+  }  # fmt: skip
+  assert asked(found[100]) == asked(found[13])
+  [other] = {tuple(shots(e)) for g in eval_sets.groups(prepared, WHOLE, 13, other_support=True)
+             for e in g.episodes if e.task == "one"}  # fmt: skip
+  assert other == ("twod=0;", "twoe=1;", "twof=2;", "twog=3;")
+
+
+def test_queries_that_their_supports_hold_are_left_out_with_all_seeds_and_counted(prepared):
+  assert eval_sets.left_out(prepared, "one") == {0}  # "c", which only seed 100 shows
+  assert eval_sets.count_left_out(prepared, WHOLE) == {"one": 1, "two": 1}
+  some = dataclasses.replace(WHOLE, include=("two",))
+  assert eval_sets.count_left_out(prepared, some) == {"two": 1}
+  ids = {i for task, i in asked(all_episodes(eval_sets.groups(prepared, WHOLE, 13)))}
+  assert ids == {1, 2, 3, 4, 5}
+  few = dataclasses.replace(WHOLE, max_queries=3)
+  assert len(asked(all_episodes(eval_sets.groups(prepared, few, 13)))) == 6
+
+
+def test_a_drawn_support_makes_room_for_every_query(prepared):
+  drawn = dataclasses.replace(WHOLE, num_shots=2)
+  assert eval_sets.count_left_out(prepared, drawn) == {}
+  episodes = all_episodes(eval_sets.groups(prepared, drawn, 100))
+  assert {i for task, i in asked(episodes)} == set(range(6))
+  for episode in episodes:
+    inputs = {shot.split("=")[0] for shot in shots(episode)}
+    assert len(inputs) == 2 and not inputs & {Bytes().decode(q.input)[:-1] for q in episode.queries}
+
+
+def test_a_seed_without_a_support_is_an_error(prepared):
+  with pytest.raises(ValueError, match="'one' has supports for the seeds 100, 13, none for 0: "):
+    eval_sets.groups(prepared, dataclasses.replace(WHOLE, seeds=(0,)), 0)
+
+
+def test_a_whole_split_cannot_be_support_and_queries(manifest, tmp_path):
+  config = dataclasses.replace(CONFIG, num_shots=None)
+  with pytest.raises(ValueError, match="'short' has too few examples for num_shots=None: split "
+                     "'train' has 30 examples, all of them in the support; it needs at least 31"):
+    eval_sets.groups(manifest, config, 0)
+  rows = [{"input": "a", "output": "b"}]
+  same = write_folder(tmp_path, {"t": {"test": rows, "train": rows}})
+  with pytest.raises(ValueError, match="'t': every query's input is in its supports"):
+    eval_sets.groups(same, config, 0)

@@ -61,26 +61,29 @@ def write_documents(path, documents: Sequence[Sequence[int]], size: int = 259) -
 
 
 def write_folder(
-  folder: pathlib.Path, tasks: Mapping[str, Sequence], *, rates: Mapping[str, float] | None = None,
-  adds_bos: bool = False,
+  folder: pathlib.Path, tasks: Mapping[str, Sequence | Mapping[str, Sequence]], *,
+  rates: Mapping[str, float] | None = None, adds_bos: bool = False,
 ) -> Manifest:
-  """Writes a data folder; a task is a list of examples (dicts) or of documents (lists of ids)."""
+  """Writes a data folder; a task is a list of examples (dicts) or of documents (lists of ids).
+
+  Such a list is its split `train`; {split: list} gives it others.
+  """
   vocabulary = Bytes(adds_bos)
   values = {
     "version": VERSION, "mixture": "made_up", "tasks": {}, "prompt": PROMPT.to_json(),
     "vocabulary": {name: getattr(vocabulary, name)
                    for name in ("fingerprint", "size", "eos_id", "bos_id", "adds_bos", "adds_eos")},
   }  # fmt: skip
-  for name, rows in tasks.items():
-    path = folder / "stores" / name
-    documents = not isinstance(rows[0], Mapping)
-    meta = (
-      write_documents(path, rows, 2**16) if documents else write_examples(path, rows, vocabulary)
-    )
-    values["tasks"][name] = {
-      "rate": rates[name] if rates else 1 / len(tasks),
-      "splits": {"train": {"store": f"stores/{name}", "source": "", **meta}},
-    }
+  for name, given in tasks.items():
+    entry = {"rate": rates[name] if rates else 1 / len(tasks), "splits": {}}
+    for split, rows in (given if isinstance(given, Mapping) else {"train": given}).items():
+      path = folder / "stores" / f"{name}-{split}"
+      documents = not isinstance(rows[0], Mapping)
+      meta = (
+        write_documents(path, rows, 2**16) if documents else write_examples(path, rows, vocabulary)
+      )
+      entry["splits"][split] = {"store": f"stores/{path.name}", "source": "", **meta}
+    values["tasks"][name] = entry
   (folder / "manifest.json").write_text(json.dumps(values))
   return Manifest.load(folder)
 

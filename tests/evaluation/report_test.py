@@ -219,4 +219,4 @@ def test_a_curve_is_read_from_the_metrics_of_a_run(tmp_path):
     {"step": 4, "minutes": 2.5, "held_out/exact_match": 0.5},
   ]
   path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-  assert report.read_curve(path) == [(0.0, 0.125), (0.5, 0.25), (2.5, 0.5)]
+  assert plots.read_curve(path) == [(0.0, 0.125), (0.5, 0.25), (2.5, 0.5)]

@@ -54,25 +54,68 @@ def test_texts_are_compared_with_references_or_with_the_target():
     record(prediction="The cat!", references=["a dog", "the  cat"]),
     record(prediction="No"), record(prediction="Yes."),
   ]  # fmt: skip
-  assert scores.by_task(records, {"a.x": "exact_match"}) == {"a.x": pytest.approx(2 / 3)}
+  assert scores.by_seed(records, {"a.x": "exact_match"}) == {"a.x": {0: pytest.approx(2 / 3)}}
   # "the cat sat" and "the cat": all of the reference, two thirds of the answer: F = 0.8.
   one = [record(prediction="the cat sat", references=["the cat"])]
-  assert scores.by_task(one, {"a.x": "rouge_l"}) == {"a.x": pytest.approx(0.8)}
+  assert scores.by_seed(one, {"a.x": "rouge_l"}) == {"a.x": {0: pytest.approx(0.8)}}
 
 
 def test_options_are_ranked_by_their_sum_or_by_token():
   records = [option("yes", "no", 1), option("no", "no", 0), option("no", "yes", 0)]
-  assert scores.by_task(records, {"a.x": "rank_classification"}) == {"a.x": pytest.approx(1 / 3)}
-  assert scores.by_task(records, {"a.x": "accuracy"}) == {"a.x": pytest.approx(1 / 3)}
+  for metric in ("rank_classification", "accuracy"):
+    assert scores.by_seed(records, {"a.x": metric}) == {"a.x": {0: pytest.approx(1 / 3)}}
   # yes: never right, F1 0. no: 1 of 2 predicted, 1 of 2 found: F1 1/2.
-  assert scores.by_task(records, {"a.x": "macro_f1"}) == {"a.x": pytest.approx(1 / 4)}
+  assert scores.by_seed(records, {"a.x": "macro_f1"}) == {"a.x": {0: pytest.approx(1 / 4)}}
 
 
-def test_a_figure_is_of_a_seed_then_the_mean_over_seeds():
+def test_a_figure_is_of_a_seed_then_over_seeds():
   first = [option("yes", "yes"), option("no", "no")]  # F1 1
   second = [option("yes", "yes", seed=1), option("no", "yes", seed=1)]  # yes 2/3, no 0
-  found = scores.by_task([*first, *second], {"a.x": "macro_f1"})
-  assert found == {"a.x": pytest.approx((1 + 1 / 3) / 2)}
+  found = scores.by_seed([*first, *second], {"a.x": "macro_f1"})
+  assert found == {"a.x": {0: 1.0, 1: pytest.approx(1 / 3)}}
+  assert scores.over_seeds(found) == {"a.x": pytest.approx(2 / 3)}
+  assert scores.over_seeds(found, min) == {"a.x": pytest.approx(1 / 3)}
+
+
+def made_up_seeds():
+  """Two tasks and two seeds: of four queries a.x answers 3 and 1, a.y 2 and 4."""
+  right = {("a.x", 13): 3, ("a.x", 100): 1, ("a.y", 13): 2, ("a.y", 100): 4}
+  return [
+    option("yes", "yes" if i < count else "no", task=task, seed=seed, query_id=i)
+    for (task, seed), count in right.items() for i in range(4)
+  ]  # fmt: skip
+
+
+def summarised(records, **options):
+  return report.summarise(
+    {method: records for method in ("zero_shot", "in_context", "hyperllama")},
+    hypermodel="hyperllama", config="", command="",
+    task_metrics=dict.fromkeys(("a.x", "a.y"), "accuracy"), **options,
+  )  # fmt: skip
+
+
+def test_the_mean_and_the_worst_of_the_seeds():
+  """As MetaICL reports them: the worst seed is each task's own, then tasks are averaged."""
+  results = summarised(made_up_seeds())
+  found = results["methods"]["hyperllama"]
+  assert found["score"]["mean"] == pytest.approx((3 / 4 + 1 / 4 + 2 / 4 + 4 / 4) / 4)
+  worst = found["score_worst_seed"]
+  assert worst["mean"] == pytest.approx((1 / 4 + 2 / 4) / 2)  # of seeds 100 and 13
+  assert (worst["low"], worst["high"]) == (pytest.approx(1 / 4), pytest.approx(1 / 2))
+  records = {method: made_up_seeds() for method in results["methods"]}
+  text = report.markdown(results, records, [])
+  assert "| score | score over families | score, worst seed |" in text
+  assert "| 0.375 [0.250, 0.500] |" in text and "Not asked" not in text
+  one = summarised([r for r in made_up_seeds() if r["seed"] == 13])
+  assert "score_worst_seed" not in one["methods"]["hyperllama"]
+  assert "worst seed |" not in report.markdown(one, records, [])
+
+
+def test_queries_that_were_not_asked_are_counted():
+  results = summarised(made_up_seeds(), left_out={"a.x": 2, "a.y": 1})
+  assert results["left_out"] == {"a.x": 2, "a.y": 1}
+  text = report.markdown(results, {m: made_up_seeds() for m in results["methods"]}, [])
+  assert "Not asked, since a support holds their input: 2 of a.x, 1 of a.y." in text
 
 
 def test_a_report_averages_templates_then_data_sets():

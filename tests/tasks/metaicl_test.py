@@ -1,5 +1,6 @@
 """metaicl: files as MetaICL makes them become tasks, and all that is wrong in them an error."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -8,16 +9,20 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
-from hyperjax import launch
+from hyperjax import evaluate, launch
 from hyperjax.data import build as build_lib
 from hyperjax.data.episodes import EpisodeConfig, TrainStream
 from hyperjax.data.eval_sets import eval_episodes
 from hyperjax.data.manifest import DataConfig
+from hyperjax.data.shots import PerClass
+from hyperjax.evaluation import report
 from hyperjax.tasks.metaicl import MetaICL, load
 from hyperjax.tasks.symbol_tuning import tables
+from tests import tiny as tiny_lib
 from tests.data.fakes import PROMPT, Bytes
-from tests.tasks.metaicl_files import K, write_checkout, write_json, write_rows
+from tests.tasks.metaicl_files import K, examples, write_checkout, write_json, write_rows
 
+tiny = tiny_lib.fixture
 ROW = {"task": "t", "input": "a", "output": "b", "options": ["b", "c"]}
 
 
@@ -48,57 +53,135 @@ def test_a_setting_names_its_training_tasks(checkout, tmp_path):
   assert len(stream.episode(0, 0).shots) == 3
 
 
-def test_a_target_task_shows_all_k_examples_of_its_seed(checkout, tmp_path):
-  source = MetaICL(str(checkout), part="test", seed=13, name="mi_test")
+def test_a_target_task_shows_all_examples_of_a_seed(checkout, tmp_path):
+  source = MetaICL(str(checkout), part="test", seeds=(100, 13), name="mi_test")
   manifest = build(source, tmp_path / "out")
   assert manifest.tasks == ("mi_test.glue_rte", "mi_test.openbookqa")
+  assert manifest.splits("mi_test.glue_rte") == ("test", "support_100", "support_13")
   for other in (None, "mi_test.openbookqa"):
-    episodes = eval_episodes(
-      manifest, "mi_test.glue_rte", num_shots=K, num_queries=2, max_queries=None, seed=0,
-      support_task=other,
-    )  # fmt: skip
-    assert len(episodes) == 3
-    for episode in episodes:
-      shown = {text(shot).split("=")[0] for shot in episode.shots}
-      assert shown == {f"13 train {i}" for i in range(K)}
-      for query in episode.queries:
-        assert text(query.input).startswith("13 test ")
-        assert list(map(text, query.options)) == ["entailment;", "not_entailment;"]
+    for seed in (13, 100):
+      episodes = eval_episodes(
+        manifest, "mi_test.glue_rte", num_shots=None, num_queries=2, max_queries=None, seed=seed,
+        support_task=other,
+      )  # fmt: skip
+      assert len(episodes) == 3
+      for episode in episodes:
+        shown = [text(shot).split("=")[0] for shot in episode.shots]
+        assert shown == [f"{seed} train {i}" for i in range(K)]
+        for query in episode.queries:
+          assert text(query.input).startswith("test ")
+          assert list(map(text, query.options)) == ["entailment;", "not_entailment;"]
 
 
-def test_the_data_files_hold_out_the_target_tasks_and_unseen_symbols(checkout, tmp_path):
-  def built(data, part, **macros):
-    given = launch.arguments(
-      ["models/smollm2_135m.gin", f"data/{data}.gin", "runs/data.gin"],
-      "hyperjax.data.build", "build_parts",
-      bindings=[f"{name}={value!r}" for name, value in macros.items()],
-    )  # fmt: skip
-    return build_lib.build(given["parts"][part], tmp_path / data / part, vocabulary=Bytes())
+def test_a_target_task_may_have_a_test_split_alone(checkout, tmp_path):
+  manifest = build(MetaICL(str(checkout), part="test", seeds=(), name="mi_alone"), tmp_path / "out")
+  assert manifest.splits("mi_alone.openbookqa") == ("test",)
 
-  assert len(built("metaicl", "train", METAICL_DIR=str(checkout)).tasks) == 3
-  manifest = built("metaicl", "held_out", METAICL_DIR=str(checkout), METAICL_SEED=13)
+
+def test_all_seeds_must_ask_the_same(checkout):
+  other = checkout / f"data/glue-rte/glue-rte_{K}_13_test.jsonl"
+  write_rows(other, [ROW])
+  source = MetaICL(str(checkout), part="test", seeds=(100, 13), name="mi_unlike")
+  with pytest.raises(ValueError, match=rf"_100_test\.jsonl and {other} differ, though every seed"):
+    source.register()
+  MetaICL(str(checkout), part="test", seeds=(13,), name="mi_unlike").register()
+
+
+# ---- By gin, from one checkout: seqio takes each task from one folder only -----------------------
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+  """A checkout with 15 examples of each class to train on and to ask; of the 16 examples of one
+  seed one input is there twice, and one is also asked."""
+  root = write_checkout(tmp_path_factory.mktemp("whole") / "MetaICL")
+  rows = examples("glue-sst2", "classification", 30)
+  write_rows(root / "data/glue-sst2/glue-sst2_16384_100_train.jsonl", rows)
+  for seed in (100, 13):
+    rows = examples("glue-rte", "classification", 30, "test ")
+    write_rows(root / f"data/glue-rte/glue-rte_{K}_{seed}_test.jsonl", rows)
+  rows = examples("glue-rte", "classification", K, "13 train ")
+  rows[1]["input"], rows[2]["input"] = rows[0]["input"], "test 4"
+  write_rows(root / f"data/glue-rte/glue-rte_{K}_13_train.jsonl", rows)
+  return str(root)
+
+
+def built(folder, data, part, **macros):
+  """Builds the stores of a data file's tasks in bytes."""
+  given = launch.arguments(
+    ["models/smollm2_135m.gin", f"data/{data}.gin", "runs/data.gin"],
+    "hyperjax.data.build", "build_parts",
+    bindings=[f"{name}={value!r}" for name, value in macros.items()],
+  )  # fmt: skip
+  return build_lib.build(given["parts"][part], folder / data / part, vocabulary=Bytes())
+
+
+def test_the_data_file_holds_out_the_target_tasks(whole, tmp_path):
+  macros = {"METAICL_DIR": whole, "METAICL_SEEDS": (13,)}
+  assert len(built(tmp_path, "metaicl", "train", **macros).tasks) == 3
+  manifest = built(tmp_path, "metaicl", "held_out", **macros)
   assert manifest.tasks == ("metaicl_held_out.glue_rte", "metaicl_held_out.openbookqa")
-  first = manifest.store("metaicl_held_out.glue_rte", "test").input(0)
-  assert text(first).startswith("Q: 13 test ")
-  for part, task in (
-    ("train", "symbol_tuning.metaicl.glue_sst2.3"),
-    ("held_out", "symbol_tuning_held_out.metaicl.glue_rte.3"),
-  ):
-    store = built("symbol_tuning", part, METAICL_DIR=str(checkout)).store(task, "train")
-    symbols = {text(option).strip() for option in store.options(0)}
-    assert symbols <= set().union(*tables(part == "held_out"))
+  assert manifest.splits("metaicl_held_out.glue_rte") == ("test", "support_13")
+  assert text(manifest.store("metaicl_held_out.glue_rte", "test").input(0)) == "Q: test 0\nA:"
+
+
+@pytest.mark.parametrize("part, task, split", [
+  ("train", "symbol_tuning.metaicl.glue_sst2.3", "train"),
+  ("held_out", "symbol_tuning_held_out.metaicl.glue_rte.3", "test"),
+])  # fmt: skip
+def test_symbol_tuning_shows_its_held_out_tasks_examples_of_each_class(
+  whole, tmp_path, part, task, split
+):
+  """They are of the test file: the 16 examples of a seed may lack a class."""
+  manifest = built(tmp_path, "symbol_tuning", part, METAICL_DIR=whole)
+  assert manifest.splits(task) == (split,)
+  store = manifest.store(task, split)
+  assert {text(o).strip() for o in store.options(0)} <= set().union(*tables(part == "held_out"))
+  if part == "held_out":
+    episodes = eval_episodes(
+      manifest, task, num_shots=PerClass(4), num_queries=5, max_queries=None, seed=0
+    )
+    assert sum(len(episode.queries) for episode in episodes) == 30
+    assert {len(episode.shots) for episode in episodes} == {8}
+
+
+def test_an_evaluation_by_the_protocol(tiny, whole, tmp_path):
+  out, data = tmp_path / "report", tmp_path / "data"
+  files = ["models/llama_tiny.gin", "data/metaicl.gin", "runs/eval_metaicl.gin"]
+  macros = {
+    "METAICL_DIR": whole, "METAICL_SEEDS": (100, 13), "DATA_DIR": str(data),
+    "EVAL_OUTPUT_DIR": str(out), "RUNS": {"hyperllama": str(tiny.run)}, "MAX_SHAPES": 1,
+    "MODEL_SOURCE": str(tiny.model), "MAX_NEW_TOKENS": 2,
+  }  # fmt: skip
+  given = [f"{name}={value!r}" for name, value in macros.items()] + ["VOCABULARY=%MODEL_SOURCE"]
+  held_out = launch.arguments(files, "hyperjax.evaluate", "evaluate", bindings=given)["data"]
+  build_lib.build(held_out.config, held_out.path)
+  arguments = [*(f"--gin_file={f}" for f in files), *(f"--gin.{binding}" for binding in given)]
+  assert evaluate.main(arguments) == 0
+  results = json.loads((out / "results.json").read_text())
+  assert results["seeds"] == [13, 100] and results["left_out"] == {"metaicl_held_out.glue_rte": 1}
+  assert results["num_queries"] == 2 * (29 + 6)
+  assert results["metrics"]["metaicl_held_out.glue_rte"] == "macro_f1"
+  for method, found in report.read_records(out).items():
+    asked = {record["input"] for record in found if record["task"].endswith("rte")}
+    assert asked == {f"Q: test {i}\nA:" for i in range(30) if i != 4}
+    figures = results["methods"][method]
+    assert figures["score_worst_seed"]["mean"] <= figures["score"]["mean"]
+
+
+# ---- Files ---------------------------------------------------------------------------------------
 
 
 def test_unseen_domains_are_a_part(checkout):
-  source = MetaICL(str(checkout), part="unseen_domain_test")
+  source = MetaICL(str(checkout), part="unseen_domain_test", seeds=(13,))
   assert list(source.tasks()) == ["metaicl.openbookqa"]
 
 
 def test_a_fingerprint_follows_the_files_and_the_kind(checkout):
-  source = MetaICL(str(checkout), part="test")
+  source = MetaICL(str(checkout), part="test", seeds=(100,))
   before = source.fingerprints()
-  assert before == MetaICL(str(checkout), part="test").fingerprints()
-  assert before != MetaICL(str(checkout), part="test", seed=13).fingerprints()
+  assert before == dataclasses.replace(source).fingerprints()
+  assert before != MetaICL(str(checkout), part="test", seeds=(13,)).fingerprints()
   write_rows(checkout / f"data/glue-rte/glue-rte_{K}_100_test.jsonl", [ROW])
   write_json(checkout / "config/tasks/openbookqa.json", {"task_type": "free-form"})
   after = source.fingerprints()
@@ -128,8 +211,8 @@ def test_unknown_names_are_errors(checkout):
     MetaICL(str(checkout), setting="hr_to_rl").tasks()
   with pytest.raises(ValueError, match=r"hr_to_lr\.json: 'tests' is no list.*you mean 'test'\?"):
     MetaICL(str(checkout), part="tests").tasks()
-  with pytest.raises(ValueError, match=r"seed is 14; MetaICL draws with \(100, 13, 21, 42, 87\)"):
-    MetaICL(str(checkout), seed=14)
+  with pytest.raises(ValueError, match=r"seeds is \(13, 14\); MetaICL draws with \(100, 13, 21, "):
+    MetaICL(str(checkout), seeds=(13, 14))
   write_json(checkout / "config/tasks/piqa.json", {"task_type": "classifcation"})
   with pytest.raises(ValueError, match=r"piqa\.json: task_type is 'classifcation'; it must be"):
     MetaICL(str(checkout)).tasks()

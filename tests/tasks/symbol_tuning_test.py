@@ -1,19 +1,24 @@
 """symbol_tuning: which tasks are taken, what their labels become, and that episodes agree on it."""
 
+import collections
 import dataclasses
 import json
+import pathlib
 
 import pytest
+import seqio
 
+from hyperjax import launch
 from hyperjax.data import build as build_lib
+from hyperjax.data import eval_sets
 from hyperjax.data.episodes import EpisodeConfig, TrainStream
-from hyperjax.data.eval_sets import eval_episodes
 from hyperjax.data.manifest import DataConfig, digest, ensure
-from hyperjax.tasks import registry
+from hyperjax.tasks import symbol_tuning
 from hyperjax.tasks.fewshot import Folder
 from hyperjax.tasks.metaicl import MetaICL
-from hyperjax.tasks.symbol_tuning import VERSION, SymbolTuning, classes, letters, tables
+from hyperjax.tasks.symbol_tuning import VERSION, SymbolTuning, classes, fewest, letters, tables
 from tests.data.fakes import PROMPT, Bytes
+from tests.tasks import natural_instructions_test as ni
 from tests.tasks.metaicl_files import write_checkout
 
 REVIEWS = [  # sorted by class, as files often are
@@ -135,55 +140,94 @@ def test_the_version_stands_for_the_symbols():
   assert (VERSION, digest([tables(False), tables(True), drawn])[:16]) == ("1", "1018c103a1da9a86")
 
 
-@dataclasses.dataclass(frozen=True)
-class Instructed:
-  """A source of one task with a definition and two splits."""
-
-  path: str
-  name: str
-
-  def available(self):
-    return True
-
-  def fingerprints(self):
-    return {f"{self.name}.films": "one"}
-
-  def register(self):
-    rows = [
-      {"inputs": r["input"], "targets": r["output"], "options": r["options"], "definition": "Good?"}
-      for r in REVIEWS
-    ]
-    splits = {"train": lambda: rows[::2], "test": lambda: rows[1::2]}
-    registry.add_rows(f"{self.name}.films", self.path, splits)
-    registry.add_mixture(self.name, {f"{self.name}.films": 1.0})
+def by_gin(tmp_path, **macros):
+  """The held-out data of an evaluation and its configuration: reviews that have a definition."""
+  instances = [ni.instance(i, [row["output"]], row["input"]) for i, row in enumerate(REVIEWS * 3)]
+  contents = ni.task(Instances=instances, Definition=["Good?"], **{"Positive Examples": []})
+  ni.write(tmp_path / "ni" / "task001_films.json", contents)
+  macros = {
+    "NI_DIR": str(tmp_path / "ni"), "NI_TRACK": None, "NI_HELD_OUT": ["task001_films"],
+    "natural_instructions.TestTasks.name": tmp_path.name, "DATA_DIR": "d", "EVAL_OUTPUT_DIR": "o",
+    "RUNS": {}, "held_out/symbol_tuning.SymbolTuning.copies": 2, "MAX_QUERIES": 9, **macros,
+  }  # fmt: skip
+  given = launch.arguments(
+    ["models/smollm2_135m.gin", "data/symbol_tuning_instructions.gin",
+     "runs/eval_symbol_tuning.gin"], "hyperjax.evaluate", "evaluate",
+    bindings=[f"{name}={value!r}" for name, value in macros.items()],
+  )  # fmt: skip
+  manifest = build_lib.build(
+    dataclasses.replace(given["data"].config, prompt=PROMPT), tmp_path / "out", vocabulary=Bytes()
+  )
+  return manifest, given["episodes"]
 
 
 @pytest.mark.parametrize("instructions", [False, True])
 @pytest.mark.parametrize("labels", ["own", "unseen_symbols", "flipped"])
 def test_the_settings_of_evaluation(tmp_path, labels, instructions):
-  instructed = Instructed(str(tmp_path), tmp_path.name)
-  source = SymbolTuning(
-    instructed, labels=labels, instructions=instructions, copies=2, examples=15
-  )  # fmt: skip
-  manifest = build(source, tmp_path / "out")
-  both = [
-    eval_episodes(manifest, f"symbols.{instructed.name}.films.{copy}", num_shots=6, num_queries=3,
-                  max_queries=None, seed=0)
-    for copy in range(2)
-  ]  # fmt: skip
-  assert [len(episodes) for episodes in both] == [5, 5]
-  for episodes in both:
-    changed = {truth(x): label for episode in episodes for x, label in pairs(episode).items()}
-    for episode in episodes:
+  manifest, config = by_gin(
+    tmp_path, HELD_OUT_LABELS=labels, HELD_OUT_INSTRUCTIONS=instructions
+  )
+  assert len(manifest.tasks) == 2
+  for task in manifest.tasks:
+    some = dataclasses.replace(config, include=[task])
+    [group] = eval_sets.groups(manifest, some, 0)
+    assert sum(len(episode.queries) for episode in group.episodes) == 9
+    changed = {truth(x): label for e in group.episodes for x, label in pairs(e).items()}
+    for episode in group.episodes:
       assert Bytes().decode(episode.head) == ("Good?\n" if instructions else "")
       assert all(changed[truth(x)] == label for x, label in pairs(episode).items())
       assert options(episode) == set(changed.values())
+      shown = collections.Counter(Bytes().decode(shot).split("=")[1] for shot in episode.shots)
+      assert sorted(shown.values()) == [4, 4]
     if labels == "own":
       assert changed == {"yes": "yes", "no": "no"}
     elif labels == "flipped":
       assert changed == {"yes": "no", "no": "yes"}
     else:
       assert set(changed.values()) <= set().union(*tables(True))
+
+
+def test_instructions_that_no_task_has_are_an_error(tmp_path):
+  with pytest.raises(ValueError, match="instructions are asked for, and no task of source"):
+    by_gin(tmp_path, NI_DEFINITION=False)
+
+
+def test_copies_that_show_too_few_of_a_class_are_not_taken(folder):
+  """30 reviews of each class, and 10 texts of each of three topics, in copies of 20 examples."""
+
+  def taken(least):
+    SymbolTuning(folder, copies=2, examples=20, min_per_class=least).register()
+    return {task.name: task.source for task in seqio.MixtureRegistry.get("symbols").tasks}
+
+  fewest_of = {
+    name: min(collections.Counter(row["targets"] for row in source.rows("train")).values())
+    for name, source in taken(0).items()
+  }
+  assert len(fewest_of) == 4
+  for least in fewest_of.values():
+    assert set(taken(least)) == {name for name, count in fewest_of.items() if count >= least}
+  with pytest.raises(ValueError, match="2 to 20 labels, each with at least 11 examples in a copy"):
+    taken(11)
+
+
+def test_an_input_with_two_labels_is_of_neither():
+  rows = [{"inputs": x, "targets": y} for x, y in ("ab", "ab", "cb", "cd", "ed", "fd")]
+  assert fewest(rows) == 1 and fewest(rows[2:4]) == 0
+
+
+def test_a_file_that_changes_while_it_is_read_is_an_error(folder, tmp_path, monkeypatch):
+  """Also where that happens before the copies are registered."""
+  file = pathlib.Path(folder.path) / "topics.json"
+
+  def classes_of(rows):
+    if rows[0]["targets"] in ("art", "law", "war"):
+      file.write_text(json.dumps(TOPICS[1:]))
+    return classes(rows)
+
+  monkeypatch.setattr(symbol_tuning, "classes", classes_of)
+  source = SymbolTuning(dataclasses.replace(folder, include=["topics"]), copies=1)
+  with pytest.raises(ValueError, match=r"topics\.json: it changed while it was read"):
+    build(source, tmp_path / "out")
 
 
 def test_own_labels_leave_a_task_as_it_is(folder, tmp_path):
@@ -217,10 +261,11 @@ def test_what_classification_is():
 
 def test_tasks_of_metaicl(tmp_path):
   checkout = str(write_checkout(tmp_path / "MetaICL"))
-  source = SymbolTuning(MetaICL(checkout, part="test", name="mi"), copies=2, max_classes=2)
+  targets = MetaICL(checkout, part="test", seeds=(13,), name="mi")
+  source = SymbolTuning(targets, copies=2, max_classes=2)
   manifest = build(source, tmp_path / "out")
   assert manifest.tasks == ("symbols.mi.glue_rte.0", "symbols.mi.glue_rte.1")
-  assert manifest.splits(manifest.tasks[0]) == ("train", "test")
+  assert manifest.splits(manifest.tasks[0]) == ("test", "support_13")
 
 
 def test_a_configuration_may_be_moved_and_comes_back_whole(folder, tmp_path):
@@ -246,6 +291,7 @@ def test_a_changed_file_is_noticed(folder, tmp_path):
   ("fields", "message"),
   [
     (dict(labels="symbol"), "labels is 'symbol'; want one of .* Did you mean 'symbols'"),
+    (dict(min_per_class=-1), "min_per_class is -1; it must be in 0"),
     (dict(copies=0), r"copies is 0; it must be in 1\.\.10000"),
     (dict(examples=1), "examples is 1; it must be in 2"),
     (dict(max_classes=10_001), r"max_classes is 10001; it must be in 2\.\.10000"),
