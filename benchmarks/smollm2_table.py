@@ -23,11 +23,11 @@ DATA = "data/function_vectors.gin"
 # {row of the table: system file}
 SYSTEMS = {
   "hyperllama": "hyperllama",
-  "hyperllama_lora": "hyperllama_lora",
   "gisting": "gisting",
   "mtf_zero_shot": "lora",
   "mtf_few_shot": "few_shot_lora",
   "prefix_shared": "prefix_tuning",
+  "hyperllama_lora": "hyperllama_lora",
 }
 
 
