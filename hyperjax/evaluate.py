@@ -99,7 +99,7 @@ def evaluate(
   data = data or given["data"].held_out
   if dry_run:
     print(f"methods    zero_shot, in_context, {', '.join(runs_by_method)}, 3 controls")
-    print(f"data       {data.config.mixture_or_task_name} in {data.path}")
+    print(f"data       {data.config.title} in {data.path}")
     print(f"episodes   {episodes}")
     return 0
 

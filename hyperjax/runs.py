@@ -205,7 +205,7 @@ def load(
   name = type(producer).__name__.removesuffix("Config")
   provenance = {
     "hypermodel": name, "step": restored.step, "data": data.config.hash(),
-    "mixture": data.config.mixture_or_task_name,
+    "mixture": data.config.title,
   }  # fmt: skip
   # The model that was given, where training left it as it was.
   adapted = system.downstream if "downstream" in trained_parts(producer) else downstream

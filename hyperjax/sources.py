@@ -10,6 +10,7 @@ import mmap
 import pathlib
 import re
 import struct
+from collections.abc import Sequence
 from typing import Any
 
 EMBEDDED = "smollm2-135m-instruct"
@@ -19,12 +20,13 @@ _HUB_FILES = ("*.json", "*.safetensors", "*.model")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
-def resolve(source: str | pathlib.Path) -> pathlib.Path:
+def resolve(source: str | pathlib.Path, files: Sequence[str] = _HUB_FILES) -> pathlib.Path:
   """The local folder or file that `source` names.
 
   Args:
-    source: EMBEDDED, a local path, or a Hugging Face id such as 'HuggingFaceTB/SmolLM2-360M', whose
-      configuration, safetensors and tokenizer are downloaded into Hugging Face's own cache.
+    source: EMBEDDED, a local path, or a Hugging Face id such as 'HuggingFaceTB/SmolLM2-360M', which
+      is downloaded into Hugging Face's own cache.
+    files: patterns of what is downloaded: configuration, safetensors and tokenizer.
 
   Raises:
     FileNotFoundError: nothing of that name; the message says what would be accepted.
@@ -36,7 +38,7 @@ def resolve(source: str | pathlib.Path) -> pathlib.Path:
   if source == EMBEDDED:
     return _embedded()
   if _HUB_ID.fullmatch(source) and not path.suffix == ".gguf":
-    return _download(source)
+    return _download(source, files)
   raise FileNotFoundError(
     f"model source {source!r}: no such file or folder; allowed are {EMBEDDED!r} (embedded), a "
     "local folder or .gguf file, or a Hugging Face id such as 'HuggingFaceTB/SmolLM2-360M'"
@@ -56,12 +58,12 @@ def _embedded() -> pathlib.Path:
   return files[0]
 
 
-def _download(name: str) -> pathlib.Path:
+def _download(name: str, files: Sequence[str]) -> pathlib.Path:
   import huggingface_hub
   from huggingface_hub import errors
 
   try:
-    return pathlib.Path(huggingface_hub.snapshot_download(name, allow_patterns=_HUB_FILES))
+    return pathlib.Path(huggingface_hub.snapshot_download(name, allow_patterns=list(files)))
   except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, OSError) as e:
     reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
     raise FileNotFoundError(

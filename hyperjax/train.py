@@ -322,7 +322,7 @@ def describe(model, hypermodel, data: TrainData, run: RunConfig) -> int:
 
 
 def _describe_data(folder: runs.DataFolder) -> str:
-  name = f"{folder.config.mixture_or_task_name} in {folder.path}"
+  name = f"{folder.config.title} in {folder.path}"
   try:
     manifest = runs.Manifest.load(folder.path)
   except FileNotFoundError:

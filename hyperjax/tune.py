@@ -129,7 +129,7 @@ def tune(
   data = data or given["data"].held_out
   if dry_run:
     print(f"methods    {', '.join(methods)}")
-    print(f"data       {data.config.mixture_or_task_name} in {data.path}")
+    print(f"data       {data.config.title} in {data.path}")
     print(f"config     {config}")
     return 0
 

@@ -10,7 +10,7 @@ prepared. Neither is read or downloaded at import.
 A file or folder whose name has the word "validation" or "test" is of that split, all others are of
 "train". Files are read in order of name, line by line: a corpus need not fit into memory. A text
 file is one document. Documents are cut at line ends like those of `text`; blank ones are left out.
-No line may have more than 100 MB.
+No line may be longer than `rows.MAX_LINE`.
 """
 
 import dataclasses
@@ -20,7 +20,6 @@ import io
 import os
 import pathlib
 import re
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 
 from hyperjax.data import rows
@@ -29,7 +28,6 @@ from hyperjax.tasks import text
 
 _KINDS = re.compile(r"\.(?:jsonl|json|txt)(?:\.(?:gz|zst))?$")
 _HELD_OUT = re.compile(r"(?<![a-z])(?:(val(?:id(?:ation)?)?)|test)(?![a-z])")
-_MAX_LINE = 100 * 10**6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,7 +175,7 @@ class Documents:
 
 def read(path: pathlib.Path, raw: io.BufferedIOBase) -> Iterator[str]:
   """Yields the documents of an open file; of a long text file, pieces."""
-  lines = _lines(path, raw)
+  lines = rows.lines(path, _opened(path, raw))
   if ".txt" not in path.suffixes:
     for where, line in lines:
       if line.strip():
@@ -191,22 +189,6 @@ def read(path: pathlib.Path, raw: io.BufferedIOBase) -> Iterator[str]:
     gathered.append(line.replace("\r\n", "\n"))
     characters += len(line)
   yield "".join(gathered)
-
-
-def _lines(path: pathlib.Path, raw: io.BufferedIOBase) -> Iterator[tuple[str, str]]:
-  """Yields (place, line) of a file."""
-  number = 1
-  try:
-    stream = _opened(path, raw)
-    while line := stream.readline(_MAX_LINE + 1):
-      if len(line) > _MAX_LINE:
-        raise ValueError(f"{path}, line {number}: it has more than {_MAX_LINE:,} bytes.")
-      yield f"{path}, line {number}", line.decode()
-      number += 1
-  except UnicodeDecodeError as e:
-    raise ValueError(f"{path}, line {number}: not UTF-8: {e}") from e
-  except (OSError, EOFError, zlib.error) as e:
-    raise ValueError(f"{path}, line {number}: it cannot be read: {e}") from e
 
 
 def _opened(path: pathlib.Path, raw: io.BufferedIOBase) -> io.BufferedIOBase:

@@ -8,7 +8,8 @@ import dataclasses
 import pathlib
 from collections.abc import Mapping, Sequence
 
-from hyperjax.data.manifest import did_you_mean, digest, sample_digest
+from hyperjax.data.manifest import did_you_mean, digest
+from hyperjax.data.seqio_cache import CachedSplit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,25 +35,27 @@ class Tasks:
     return pathlib.Path(self.path).is_dir()
 
   def fingerprints(self) -> Mapping[str, str]:
-    """Returns {task name: hash of its files' names, sizes, first and last 64 KiB}.
+    """Returns {task name: hash of its files, as `CachedSplit` has it}.
 
     Raises:
       FileNotFoundError: a task is not cached here, or not to its end.
+      ValueError: one of its files is not as it must be.
     """
     found = {}
     for task in self.tasks:
-      folder = pathlib.Path(self.path, *task.split(":"))
+      folder = self._folder(task)
       if not (folder / "COMPLETED").exists():
         raise FileNotFoundError(f"Task '{task}': {folder} holds no finished cache of it.")
-      files = sorted(file for file in folder.iterdir() if file.is_file())
-      found[task] = digest([task, *map(sample_digest, files)])
+      infos = sorted(folder.glob("info.*.json"))
+      names = [file.name.removeprefix("info.").removesuffix(".json") for file in infos]
+      found[task] = digest([task, *(CachedSplit(folder, name).fingerprint() for name in names)])
     return found
 
   def register(self) -> None:
     """Makes seqio look into the cache.
 
     Raises:
-      ValueError: a task is unknown, or cannot be cached.
+      ValueError: a task is unknown, or cannot be cached, or another cache stands before this one.
     """
     import seqio
 
@@ -66,3 +69,10 @@ class Tasks:
       if not seqio.TaskRegistry.get(task).supports_caching:
         raise ValueError(f"Task '{task}' has no CacheDatasetPlaceholder: it cannot be cached.")
     seqio.add_global_cache_dirs([self.path])
+    for task in self.tasks:
+      found = seqio.TaskRegistry.get(task).cache_dir
+      if found and pathlib.Path(found) != self._folder(task):
+        raise ValueError(f"Task '{task}': seqio reads it from another cache, {found}.")
+
+  def _folder(self, task: str) -> pathlib.Path:
+    return pathlib.Path(self.path, *task.split(":"))

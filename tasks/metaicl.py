@@ -54,7 +54,8 @@ class MetaICL:
     part: 'train', or target tasks: 'test' or 'unseen_domain_test'.
     seeds: which draws of the target tasks' examples, of `SEEDS`; none: they only have a test split.
     k: how many examples a target task shows.
-    name: name of the mixture and first part of the tasks' names.
+    name: name of the mixture and first part of the tasks' names; "": `metaicl_<setting>`, and
+      `metaicl_<setting>_<part>` of target tasks.
   """
 
   path: str
@@ -62,12 +63,14 @@ class MetaICL:
   part: str = "train"
   seeds: Sequence[int] = SEEDS
   k: int = 16
-  name: str = "metaicl"
+  name: str = ""
 
   def __post_init__(self):
     object.__setattr__(self, "seeds", tuple(self.seeds))
     if not set(self.seeds) <= set(SEEDS):
       raise ValueError(f"MetaICL: seeds is {self.seeds}; MetaICL draws with {SEEDS}.")
+    part = "" if self.part == "train" else f"_{self.part}"
+    object.__setattr__(self, "name", self.name or f"metaicl_{self.setting}{part}")
 
   def available(self) -> bool:
     return (pathlib.Path(self.path) / "data").is_dir()

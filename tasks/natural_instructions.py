@@ -53,11 +53,11 @@ class _Tasks(folders.Folder):
     track: the folder of `splits/` that lists the tasks; None: all task files. What its
       excluded_tasks.txt lists is left out.
     definition: whether rows have their task's definition.
-    rouge_tokenizer: what `text_metrics.rouge_l_score` takes; the track 'xlingual' needs one, its
-      own is GPT-2's ('openai-community/gpt2').
+    rouge_tokenizer: of ROUGE-L, what `text_metrics.pieces` takes; the track 'xlingual' needs one,
+      its own is GPT-2's ('openai-community/gpt2'). It is part of the metric's name in a manifest.
   """
 
-  name: str = "natural_instructions"
+  name: str = ""
   track: str | None = "default"
   definition: bool = True
   rouge_tokenizer: str | None = None
@@ -105,7 +105,8 @@ class _Tasks(folders.Folder):
       )
     wanted = _listed(splits / self.track / self.listed, stems)
     # Its names are not looked up: a task may be excluded that has no file any more.
-    wanted -= set(rows.contents(splits / self.track / "excluded_tasks.txt").split())
+    excluded = splits / self.track / "excluded_tasks.txt"
+    wanted -= {line.strip() for _, line in rows.lines(excluded)}
     return {stem: file for stem, file in stems.items() if stem in wanted}
 
   def part(self, file: pathlib.Path) -> str:
@@ -124,16 +125,17 @@ class _Tasks(folders.Folder):
 
     files = self.files()
     for task, file in files.items():
-      splits = {split: functools.partial(self.read, file, split) for split in self.splits(file)}
+      counts = {split: len(found) for split, found in self.splits(file).items()}
       registry.add_rows(
-        task, file, splits, metric_fns=self._metrics(task), postprocess_fn=with_references
-      )
+        task, file, {split: functools.partial(self.read, file, split) for split in counts},
+        metric_fns=self._metrics(task), postprocess_fn=with_references, counts=counts,
+      )  # fmt: skip
     registry.add_mixture(self.name, dict.fromkeys(files, 1.0))
 
   def _metrics(self, task: str) -> list[Callable]:
     rouge = text_metrics.rouge_l
     if self.rouge_tokenizer is not None:
-      rouge = functools.partial(text_metrics.xlingual_rouge_l, tokenizer=self.rouge_tokenizer)
+      rouge = text_metrics.xlingual_rouge_l(self.rouge_tokenizer)
     exact = task.split(".")[-2] in EXACT
     return [text_metrics.exact_match, rouge] if exact else [rouge, text_metrics.exact_match]
 
@@ -143,8 +145,9 @@ class TrainTasks(_Tasks):
   """The training tasks, each with the split `train`.
 
   Attributes:
+    name: as in `folders.Folder`; "": `ni_<track>`, or `ni` of a folder of task files alone.
     max_instances: at most so many of a task, the first ones; None: all.
-    path, include, exclude, name, track, definition, rouge_tokenizer: see `_Tasks`.
+    path, include, exclude, track, definition, rouge_tokenizer: see `_Tasks`.
   """
 
   max_instances: int | None = 100
@@ -153,6 +156,8 @@ class TrainTasks(_Tasks):
 
   def __post_init__(self):
     super().__post_init__()
+    own = "ni" if self.track is None else f"ni_{self.track}"
+    object.__setattr__(self, "name", self.name or own)
     if self.max_instances is not None and self.max_instances < 1:
       raise ValueError(f"TrainTasks: max_instances is {self.max_instances}; at least 1 is needed.")
 
@@ -289,19 +294,13 @@ def _texts(values: Any, where: str) -> list[str]:
 def _text(value: Any, where: str) -> str:
   if not isinstance(value, str):
     raise ValueError(f"{where} must be a text, not {reprlib.repr(value)}.")
-  try:
-    value.encode()
-  except UnicodeEncodeError as e:
-    raise ValueError(f"{where} holds half a character: {e}.") from e
-  return value.strip()
+  return rows.text(value, where).strip()
 
 
 def _listed(file: pathlib.Path, stems: Mapping[str, pathlib.Path]) -> set[str]:
   """Returns the tasks of a file of `splits/`, one a line."""
-  lines = {n: line.strip() for n, line in enumerate(rows.contents(file).split("\n"), 1)}
-  for number, name in lines.items():
+  names = {where: line.strip() for where, line in rows.lines(file)}
+  for where, name in names.items():
     if name and name not in stems:
-      raise ValueError(
-        f"{file}, line {number}: there is no file of task '{name}'.{did_you_mean(name, stems)}"
-      )
-  return set(lines.values())
+      raise ValueError(f"{where}: there is no file of task '{name}'.{did_you_mean(name, stems)}")
+  return set(names.values())

@@ -3,7 +3,7 @@
 `P3(path)` registers a task `<name>.<data set>.<template>` for every template in the folder, and a
 mixture `<name>` over them. Layout and source of the folder: `p3_records`.
 
-    t0_train, t0+_train, t0++_train    38, 48 and 54 data sets, at T0's rates
+    t0_train, t0p_train, t0pp_train    38, 48 and 54 data sets, at T0's rates (T0, T0+ and T0++)
     t0_held_out                        9 data sets that T0 is tested on; T0+ and T0++ train on some
 
 Where T0 is tested, options are ranked on the validation split, and supports are drawn from the
@@ -41,8 +41,8 @@ _T0_PLUS_PLUS = (
 )  # fmt: skip
 MIXTURES = {
   "t0_train": _T0,
-  "t0+_train": _T0_PLUS,
-  "t0++_train": _T0_PLUS_PLUS,
+  "t0p_train": _T0_PLUS,
+  "t0pp_train": _T0_PLUS_PLUS,
   HELD_OUT: (
     "anli", "hellaswag", "story_cloze_2016", "super_glue_cb", "super_glue_copa", "super_glue_rte",
     "super_glue_wic", "super_glue_wsc.fixed", "winogrande_winogrande_xl",
@@ -93,8 +93,7 @@ class P3:
 
   def register(self) -> None:
     """Registers the tasks and the mixture with seqio."""
-    from t5.evaluation import metrics
-
+    from hyperjax.evaluation import classification
     from hyperjax.tasks import registry
 
     tasks = self.tasks()
@@ -103,7 +102,8 @@ class P3:
       registry.add_rows(
         task, asked.folder, {name: split.rows for name, split in splits.items()},
         files=[shard for split in splits.values() for shard in split.shards()],
-        metric_fns=[metrics.rank_classification] if asked.has_options else [],
+        metric_fns=[classification.rank_classification] if asked.has_options else [],
+        counts={name: split.num_examples for name, split in splits.items()},
       )  # fmt: skip
     registry.add_mixture(self.name, self.rates())
 
@@ -126,7 +126,7 @@ class P3:
     for template, dataset in found.items():
       # A template may leave out some examples; the largest one has them all.
       train = self._splits(template)["train"]
-      sizes[dataset] = max(sizes.get(dataset, 0), train.records)
+      sizes[dataset] = max(sizes.get(dataset, 0), train.num_records)
     count = collections.Counter(found.values())
     rates = {d: float(size if size <= CAP else CAP // count[d]) for d, size in sizes.items()}
     return {self._task(t, d): rates[d] for t, d in self._chosen().items()}

@@ -48,7 +48,7 @@ def add_rows(
   postprocess_fn: Callable | None = None,
   documents: bool = False,
   files: Sequence[str | os.PathLike] = (),
-  made_of: seqio.DataSource | None = None,
+  counts: Mapping[str, int] | None = None,
 ) -> None:
   """Registers a task over functions that yield the rows of its splits; see `RowsSource`.
 
@@ -58,10 +58,10 @@ def add_rows(
     metric_fns, postprocess_fn: seqio's; the metrics' names are recorded with built data.
     documents: rows have "targets" alone.
     files: what must not change while it is read; `path` is one of them if it is a file.
-    made_of: another task's source, which the rows are made of.
+    counts: {split: how many rows}, of the splits of which that is known.
   """
   files = [*files, *([path] if pathlib.Path(path).is_file() else [])]
-  source = RowsSource(splits, documents=documents, files=files, made_of=made_of)
+  source = RowsSource(splits, documents=documents, files=files, counts=counts)
   add(
     name, path, source, preprocessors=[], output_features=source.features,
     metric_fns=list(metric_fns), postprocess_fn=postprocess_fn,

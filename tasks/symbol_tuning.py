@@ -98,23 +98,24 @@ class SymbolTuning:
     """
     import seqio
 
-    from hyperjax.data import build
+    from hyperjax.data import task_rows
     from hyperjax.evaluation import classification
     from hyperjax.tasks import registry
 
     # Copies of one task are built one after the other.
     @functools.lru_cache(maxsize=4)
     def read(task: str, split: str) -> Sequence[Mapping[str, Any]]:
-      return _shuffled(task, build.texts(seqio.TaskRegistry.get(task), split))
+      return _shuffled(task, task_rows.texts(seqio.TaskRegistry.get(task), split))
 
     self.source.register()
     rates, instructed = {}, False
     for task in self.source.fingerprints():
-      registered = seqio.TaskRegistry.get(task)
-      splits = registered.splits
-      found = [row for split in splits for row in read(task, split)]
-      instructed |= any(row["definition"] for row in found)
-      labels = classes(found)
+      splits = seqio.TaskRegistry.get(task).splits
+      watched = [task_rows.files(seqio.TaskRegistry.get(task), split) for split in splits]
+      found = {split: read(task, split) for split in splits}
+      every = list(itertools.chain.from_iterable(found.values()))
+      instructed |= any(row["definition"] for row in every)
+      labels = classes(every)
       if not 2 <= len(labels) <= (2 if self.labels == "flipped" else self.max_classes):
         continue
       for copy in range(self.copies):
@@ -125,11 +126,15 @@ class SymbolTuning:
         shown = ["train"] if "train" in rows else rows
         if min(fewest(rows[split]()) for split in shown) < self.min_per_class:
           continue
-        path = getattr(self.source, "path", self.source.name)
         registry.add_rows(
-          name, path, rows, metric_fns=[classification.accuracy], made_of=registered.source
-        )
+          name, getattr(self.source, "path", self.source.name), rows,
+          metric_fns=[classification.accuracy],
+          files=[path for files in watched for path in files.paths],
+          counts={split: min(self.examples, len(rows)) for split, rows in found.items()},
+        )  # fmt: skip
         rates[name] = 1.0
+      for files in watched:  # the labels are those of the files that are built from
+        files.check()
     if not rates:
       raise ValueError(
         f"Source '{self.name}': of the tasks of source '{self.source.name}' none is "

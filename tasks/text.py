@@ -8,9 +8,9 @@ of more than `MAX_CHARACTERS` are cut at line ends: no tokenizer is given a giga
 import dataclasses
 import functools
 import os
-import pathlib
 from collections.abc import Iterator, Mapping
 
+from hyperjax.data import rows
 from hyperjax.data.manifest import digest, file_digest
 from hyperjax.tasks import folders
 
@@ -56,8 +56,12 @@ class Folder(folders.Folder):
 
 
 def load(path: str | os.PathLike, separator: str | None = None) -> list[str]:
-  """Reads a file's documents; a file without text is an error."""
-  text = pathlib.Path(path).read_text(encoding="utf-8")
+  """Reads a file's documents.
+
+  Raises:
+    ValueError: names the file: as `rows.lines` says, or it holds no text.
+  """
+  text = "".join(line for _, line in rows.lines(path)).replace("\r\n", "\n")
   documents = [text] if separator is None else text.split(separator)
   pieces = [piece for document in documents for piece in cut(document) if piece.strip()]
   if not pieces:

@@ -36,7 +36,7 @@ ROOMS = {
   "metrics": {"sources"},
   "evaluation": _LIBRARY | {"training", "evaluation", "metrics"},
   "adapters": _LIBRARY | {"adapters"},
-  "data": {"data", "core", "sources"},
+  "data": {"data", "core", "sources", "metrics"},
   "tasks": {"tasks", "data", "metrics"},
   "launch": {"launch"},
   "commands": _LIBRARY
@@ -46,9 +46,9 @@ ROOMS = {
 # Files that run in the process that builds data: everything else must start without TensorFlow.
 _BUILDERS = (
   r"tasks/.*\.py",
-  r"hyperjax/data/(build|rows_source|seqio_forms|__main__)\.py",
+  r"hyperjax/data/(build|rows_source|task_rows|seqio_cache|seqio_forms|__main__)\.py",
 )
-_TENSORFLOW_MODULES = r"hyperjax\.(tasks|data\.build|data\.rows_source|data\.seqio_forms)(\..*)?"
+_TENSORFLOW_MODULES = r"hyperjax\.(tasks|data\.(build|rows_source|task_rows|seqio_forms))(\..*)?"
 
 # {package: files that may import it}; of what is not named here only core is picky.
 _NOWHERE: tuple[str, ...] = ()

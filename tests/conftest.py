@@ -33,6 +33,15 @@ def unlock_gin():
   gin.clear_config()
 
 
+@pytest.fixture
+def empty_registry(monkeypatch):
+  """For tasks whose names other tests have given to other files."""
+  import seqio
+
+  for registry in (seqio.TaskRegistry, seqio.MixtureRegistry):
+    monkeypatch.setattr(registry, "_REGISTRY", {})
+
+
 @pytest.fixture(scope="module", autouse=True)
 def forget_programs():
   """Each compiled program holds memory maps, and a whole suite's programs hold too many."""

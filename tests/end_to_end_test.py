@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import random
 import signal
 import socket
@@ -11,6 +12,8 @@ import time
 
 import pytest
 
+from hyperjax import evaluate
+from hyperjax.evaluation import report, text_metrics
 from hyperjax.training import metrics_writer
 from tests import tiny as tiny_lib
 
@@ -162,3 +165,55 @@ def test_training_and_evaluation_need_no_tensorflow(tiny, tmp_path):
   )  # fmt: skip
   assert "status 0 0" in done.stdout, done.stdout + done.stderr
   assert (out / "results.json").exists()
+
+
+# A user's file: all that there is of their task.
+MY_SUMS = """
+import seqio, tensorflow as tf
+from hyperjax.evaluation import text_metrics
+
+SUMS = {{"train": range(20), "test": range(20, 28)}}
+TEXT = seqio.Feature(seqio.PassThroughVocabulary(size=0), add_eos=False, dtype=tf.string, rank=0)
+
+def rows(split, shuffle_files, seed=None):
+  return tf.data.Dataset.from_tensor_slices({{
+    "inputs": [f"{{i}} + 1" for i in SUMS[split]], "targets": [f"{{i + 1}}" for i in SUMS[split]],
+  }})
+
+seqio.TaskRegistry.add(
+  "my_sums", source=seqio.FunctionDataSource(rows, list(SUMS)), preprocessors=[],
+  output_features={{"inputs": TEXT, "targets": TEXT}},
+  metric_fns=[text_metrics.xlingual_rouge_l({tokenizer!r})],
+)
+"""
+
+
+def test_a_users_module_trains_and_evaluates_by_one_gin_line(tiny, tmp_path, monkeypatch):
+  """One TaskRegistry.add in a folder of theirs; scored over the pieces of a tokenizer's file."""
+  tokenizer = str(tiny.model / "tokenizer.json")
+  (tmp_path / "my_project").mkdir()
+  (tmp_path / "my_project" / "sums.py").write_text(MY_SUMS.format(tokenizer=tokenizer))
+  monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(tiny_lib.ROOT)]))
+  lines = tiny.gin.read_text().replace("data/fewshot.gin", "data/seqio.gin").splitlines()
+  lines = [line for line in lines if not line.startswith("FEWSHOT_")]
+  (tmp_path / "mine.gin").write_text("\n".join([*lines, "TASK_MODULES = ['my_project.sums']"]))
+  folder, out = tmp_path / "run", tmp_path / "report"
+  macros = {"MODEL_DIR": folder, "DATA_DIR": tmp_path / "data", "TRAIN_STEPS": 3, "MAX_BUCKETS": 1}
+  bindings = [f"--gin.{name}={value}" for name, value in macros.items()]
+  assert tiny_lib.train.main([f"--gin_file={tmp_path / 'mine.gin'}", *bindings]) == 0
+  status = evaluate.main([
+    "--gin_file=runs/evaluate.gin", f"--gin.EVAL_OUTPUT_DIR={out}",
+    f"--gin.RUNS={{'hyperllama': '{folder}'}}", "--gin.NUM_SHOTS=3", "--gin.NUM_QUERIES=4",
+    "--gin.SEEDS=(0,)", "--gin.BATCH_SIZE=2", "--gin.MAX_SHAPES=1",
+  ])  # fmt: skip
+  assert status == 0
+  records = report.read_records(out)["hyperllama"]
+  assert {record["target"] for record in records} == {f"{i + 1}" for i in range(20, 28)}
+  results = json.loads((out / "results.json").read_text())
+  assert results["metrics"] == {"my_sums": f"xlingual_rouge_l:{tokenizer}"}
+  scores = [
+    text_metrics.rouge_l_score(record["prediction"], [record["target"]], tokenizer)
+    for record in records
+  ]
+  found = results["tasks"]["my_sums"]["hyperllama"]["score"]
+  assert found == pytest.approx(sum(scores) / 8) and len(scores) == 8

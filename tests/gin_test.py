@@ -19,7 +19,7 @@ FILES = sorted(str(path.relative_to(GIN)) for path in GIN.rglob("*.gin"))
 KINDS = {kind: [f for f in FILES if f.startswith(f"{kind}/")]
          for kind in ("models", "systems", "data", "runs", "examples")}  # fmt: skip
 # Which run a data file is for.
-CORPORA = ("data/text.gin", "data/c4.gin", "data/c4_tfds.gin")
+CORPORA = ("data/text.gin", "data/c4.gin", "data/c4_tfds.gin", "data/redpajama.gin")
 RUN_OF = {data: "runs/hyperpretrain.gin" if data in CORPORA else "runs/mtf.gin"
           for data in KINDS["data"]}  # fmt: skip
 # Rounded as their makers publish them.
@@ -45,6 +45,14 @@ NEEDED = {
   "MODEL_DIR": "no_run", "DATA_DIR": "no_data", "TRAIN_STEPS": "7", "FEWSHOT_DIR": "no_tasks",
   "EVAL_OUTPUT_DIR": "no_report", "TEXT_DIR": "no_text", "NI_DIR": "no_instructions",
   "METAICL_DIR": "no_metaicl", "P3_DIR": "no_p3", "C4_DIR": "no_c4",
+  "REDPAJAMA_DIR": "no_redpajama",
+}  # fmt: skip
+# What a data file's training data is called, where that is not the file's own name.
+TITLES = {
+  "lexical": "lexical_train", "rules": "rules_train", "function_vectors": "fewshot",
+  "c4_tfds": "c4", "p3": "t0_train", "metaicl": "metaicl_hr_to_lr",
+  "natural_instructions": "ni_default", "seqio": "the task of no_module",
+  "symbol_tuning_instructions": "symbol_tuning",
 }  # fmt: skip
 
 
@@ -69,6 +77,7 @@ def uses(files, macro: str) -> bool:
 
 def arguments(*files: str) -> list[str]:
   given = [f"--gin.{name}={value}" for name, value in NEEDED.items() if uses(files, name)]
+  given += ["--gin.TASK_MODULES=['no_module']"] if "data/seqio.gin" in files else []
   return [*(f"--gin_file={file}" for file in files), *given]
 
 
@@ -115,9 +124,7 @@ def test_models_and_data_combine(capsys, model, data):
   assert 0 < trained < frozen / 5
   kind = "CACLM windows of 512 tokens, equal cuts" if data in CORPORA else "10 shots, 8 queries"
   assert f"7, 4 episodes each: {kind}\n" in out and "not built yet" in out
-  name = {"function_vectors": "fewshot", "c4_tfds": "c4",
-          "symbol_tuning_instructions": "symbol_tuning"}.get(stem(data), stem(data))  # fmt: skip
-  assert name in out and "GiB" in out
+  assert f"{TITLES.get(stem(data), stem(data))} in no_data/train" in out and "GiB" in out
 
 
 @pytest.mark.parametrize(
@@ -284,6 +291,7 @@ def test_every_file_is_tested_here():
   assert set(KINDS["runs"]) == {
     f"runs/{name}.gin"
     for name in ("train", "mtf", "mtf_few_shot", "mtf_per_class", "hyperpretrain", "data", "stores",
+                 "tasks",
                  "held_out", "evaluate", "evaluate_on", "eval_p3", "eval_metaicl",
                  "eval_natural_instructions", "eval_symbol_tuning", "tune", "tune_baselines")
   }

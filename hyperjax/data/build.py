@@ -10,17 +10,16 @@ import pathlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import rich.console
 import rich.progress
 import seqio
 
 from hyperjax.data import manifest as manifest_lib
 from hyperjax.data import store as store_lib
-from hyperjax.data import vocabularies
+from hyperjax.data import task_rows, vocabularies
 from hyperjax.data.encode import Encoder
 from hyperjax.data.manifest import DataConfig, Manifest
-from hyperjax.data.rows_source import RowsSource, filled
+from hyperjax.data.rows_source import Files, RowsSource
 
 # Rows, and about how many characters, that are encoded at once: a process has some in waiting.
 _CHUNK = 4096
@@ -51,14 +50,16 @@ def build(config: DataConfig, out: str | os.PathLike, *, vocabulary=None) -> Man
   out = pathlib.Path(out)
   vocabulary = vocabularies.load(config.vocabulary) if vocabulary is None else vocabulary
   fingerprints, versions, registered = register(config)
-  rates = _rates(config.mixture_or_task_name)
+  name = mixture(config)
+  shares = rates(name)
   jobs = []
-  for task, split in _splits(config, [seqio.get_mixture_or_task(name) for name in rates]):
+  for task, split in _splits(config, [seqio.get_mixture_or_task(task) for task in shares]):
     source = fingerprints.get(task.name) or _source_fingerprint(task)
     version = versions.get(task.name, source)
     identity = source if version == source else manifest_lib.digest([source, version])
     key = _key(task.name, split, config, vocabulary, identity)
-    jobs.append(_Job(task, split, source, out / "stores" / key))
+    files = task_rows.files(task, split)
+    jobs.append(_Job(task, split, source, out / "stores" / key, files))
   missing = [job for job in jobs if not store_lib.complete(job.path)]
   kept = len(jobs) - len(missing)
   with _Bars(len(jobs), kept) as bars, Encoder(vocabulary, config.prompt) as encoder:
@@ -74,10 +75,10 @@ def build(config: DataConfig, out: str | os.PathLike, *, vocabulary=None) -> Man
     }  # fmt: skip
   values = {
     "version": manifest_lib.VERSION,
-    "mixture": config.mixture_or_task_name,
+    "mixture": name,
     "tasks": {
-      name: {"rate": rates[name], "metrics": _metrics(name), "splits": entries[name]}
-      for name in rates
+      task: {"rate": share, "metrics": metrics(task), "splits": entries[task]}
+      for task, share in shares.items()
     },
     "registered": registered,
     "vocabulary": {
@@ -93,7 +94,7 @@ def build(config: DataConfig, out: str | os.PathLike, *, vocabulary=None) -> Man
   temporary.write_text(json.dumps(values, indent=1))
   temporary.rename(out / manifest_lib.FILE)
   rich.console.Console(stderr=True).print(
-    f"{out}: {len(rates)} tasks, {len(jobs)} stores ({len(missing)} built, "
+    f"{out}: {len(shares)} tasks, {len(jobs)} stores ({len(missing)} built, "
     f"{kept} kept). Random preprocessors, if any, are frozen at one draw."
   )
   return Manifest.load(out)
@@ -153,8 +154,25 @@ def register(
 _OWNERS: dict[str, set[str]] = {}
 
 
-def _rates(name: str) -> dict[str, float]:
-  """Returns {task: share} of a task or mixture, the shares' sum being 1."""
+def mixture(config: DataConfig) -> str:
+  """Returns the name of what a configuration builds, once it is registered.
+
+  Raises:
+    ValueError: it names nothing, and its modules register no task or several.
+  """
+  if config.mixture_or_task_name is not None:
+    return config.mixture_or_task_name
+  tasks = sorted(set().union(*(_OWNERS[module] for module in config.task_modules)))
+  if len(tasks) != 1:
+    raise ValueError(
+      f"The task modules {list(config.task_modules)} register {len(tasks)} tasks {tasks[:5]}: name "
+      "one of them, or a mixture (gin: MIXTURE_OR_TASK_NAME)."
+    )
+  return tasks[0]
+
+
+def rates(name: str) -> dict[str, float]:
+  """Returns {task: share} of a registered task or mixture, the shares' sum being 1."""
   known = [*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()]
   if name not in known:
     raise ValueError(
@@ -164,12 +182,12 @@ def _rates(name: str) -> dict[str, float]:
   provider = seqio.get_mixture_or_task(name)
   if isinstance(provider, seqio.Task):
     return {name: 1.0}
-  rates = {task.name: float(provider.get_rate(task)) for task in provider.tasks}
-  total = sum(rates.values())
-  return {task: rate / total for task, rate in sorted(rates.items()) if rate > 0}
+  found = {task.name: float(provider.get_rate(task)) for task in provider.tasks}
+  total = sum(found.values())
+  return {task: rate / total for task, rate in sorted(found.items()) if rate > 0}
 
 
-def _metrics(task: str) -> list[str]:
+def metrics(task: str) -> list[str]:
   """Returns the names of the functions that a task is scored with, as seqio has them."""
   functions = seqio.TaskRegistry.get(task).metric_fns
   plain = (getattr(fn, "func", fn) for fn in functions)
@@ -212,6 +230,7 @@ class _Job:
     task, split: seqio's.
     source: the fingerprint of its source.
     path: the store.
+    files: what the rows are read from.
     rows: how many have been read.
     total: how many there are, where that is known.
   """
@@ -220,6 +239,7 @@ class _Job:
   split: str
   source: str
   path: pathlib.Path
+  files: Files
   rows: int = 0
   total: int | None = None
 
@@ -238,14 +258,17 @@ class _Job:
   def read(self, config: DataConfig) -> Iterator[Sequence[Mapping[str, Any]]]:
     """Yields what the store lacks, in pieces of some length, and [] at the end."""
     self.rows = store_lib.num_documents(self.path)
-    self.total = config.max_examples or _num_rows(self.task, self.split)
-    rows = texts(self.task, self.split, config.feature_lengths)
-    for chunk in _chunks(itertools.islice(rows, self.rows, config.max_examples)):
-      for number, row in enumerate(chunk, self.rows):
-        if "inputs" in row and not row["targets"].strip():
-          raise ValueError(f"{self.name}, example {number}: its target is empty.")
-      self.rows += len(chunk)
-      yield chunk
+    self.total = config.max_examples or task_rows.number(self.task, self.split)
+    rows = task_rows.texts(self.task, self.split, config.feature_lengths)
+    try:
+      for chunk in _chunks(itertools.islice(rows, self.rows, config.max_examples)):
+        for number, row in enumerate(chunk, self.rows):
+          task_rows.check(row, f"{task_rows.place(self.task, self.split)}, example {number}")
+        self.rows += len(chunk)
+        yield chunk
+    except Exception:
+      self.files.check()  # what is wrong with a file that is being written is not the point
+      raise
     if not self.rows:
       raise ValueError(f"Task '{self.task.name}', split '{self.split}': it yields no examples.")
     yield []
@@ -259,15 +282,11 @@ class _Job:
       ) as writer:
         for chunk in chunks:
           writer.add(chunk)
-        self._check()
+        self.files.check()
     else:
       store_lib.write_documents(
-        self.path, chunks, vocabulary_size=vocabulary_size, check=self._check
+        self.path, chunks, vocabulary_size=vocabulary_size, check=self.files.check
       )
-
-  def _check(self) -> None:
-    if isinstance(self.task.source, RowsSource):
-      self.task.source.check()
 
 
 def _chunks(rows: Iterable[Mapping[str, Any]]) -> Iterator[list[Mapping[str, Any]]]:
@@ -322,60 +341,3 @@ class _Bars:
     self._progress.remove_task(bar)
     self._done += 1
     self._progress.update(self._all, completed=self._done, amount=f"{self._done}/{self._stores}")
-
-
-def texts(task, split: str, lengths: Mapping[str, int] | None = None) -> Iterator[dict[str, Any]]:
-  """Yields a seqio task's examples as text, before tokenisation; from seqio's cache if it is there.
-
-  Returns:
-    Dicts with `inputs` (absent where the task has none: language modelling), `targets`, `options`
-    and `references` (lists) and `definition` ("" where there is none).
-  """
-  if isinstance(task.source, RowsSource) and not task.preprocessors:
-    yield from map(filled, task.source.rows(split))  # ten times as fast as by way of TensorFlow
-    return
-  dataset = task.get_dataset(
-    lengths, split, shuffle=False, num_epochs=1, use_cached=_is_cached(task)
-  )
-  spec = dataset.element_spec
-  names = {field: _text_feature(spec, field) for field in ("inputs", "targets")}
-  if names["targets"] is None or (names["inputs"] is None and "inputs" in spec):
-    found = {name: f"{value.dtype.name}{list(value.shape)}" for name, value in spec.items()}
-    raise ValueError(
-      f"Task '{task.name}' has no text to make episodes of: it needs the text features 'inputs' "
-      f"and 'targets' (or 'inputs_pretokenized' and 'targets_pretokenized', which seqio's tokenize "
-      f"keeps); its features are {found}."
-    )
-  names = {field: name for field, name in names.items() if name is not None}
-  for name, rank in (("options", 1), ("references", 1), ("definition", 0)):
-    if name in spec and spec[name].dtype.name == "string" and spec[name].shape.rank == rank:
-      names[name] = name
-  # In batches: tf.data hands over single rows at a tenth of the speed.
-  dataset = dataset.map(lambda row: {field: row[name] for field, name in names.items()})
-  for batch in dataset.ragged_batch(_CHUNK).as_numpy_iterator():
-    columns = {field: column.tolist() if isinstance(column, np.ndarray) else column.to_list()
-               for field, column in batch.items()}  # fmt: skip
-    for row in zip(*columns.values(), strict=True):
-      example = filled(dict(zip(columns, row, strict=True)))
-      yield {
-        field: [v.decode() for v in value] if isinstance(value, list)
-        else value.decode() if isinstance(value, bytes) else value
-        for field, value in example.items()
-      }  # fmt: skip
-
-
-def _is_cached(task) -> bool:
-  return task.supports_caching and task.cache_dir is not None
-
-
-def _num_rows(task, split: str) -> int | None:
-  if _is_cached(task):
-    return task.get_cached_stats(split)["examples"]
-  return task.num_input_examples(split)
-
-
-def _text_feature(spec: Mapping[str, Any], field: str) -> str | None:
-  for name in (f"{field}_pretokenized", field):
-    if name in spec and spec[name].dtype.name == "string" and spec[name].shape.rank == 0:
-      return name
-  return None

@@ -52,7 +52,8 @@ class DataConfig:
   """What to build.
 
   Attributes:
-    mixture_or_task_name: a registered seqio task or mixture.
+    mixture_or_task_name: a registered seqio task or mixture; None: the last source's own, or,
+      without sources, the one task that the modules register.
     vocabulary: what `vocabularies.load` takes.
     prompt: how examples are written.
     task_modules: modules that register tasks; imported by the builder only. If a module has a
@@ -63,7 +64,7 @@ class DataConfig:
     max_examples: at most so many examples (or documents) per task and split, the first ones.
   """
 
-  mixture_or_task_name: str
+  mixture_or_task_name: str | None
   vocabulary: str
   prompt: PromptFormat = PromptFormat()
   task_modules: Sequence[str] = ()
@@ -77,10 +78,17 @@ class DataConfig:
       if isinstance(getattr(self, name), str):
         raise ValueError(f"DataConfig: {name} must be a list, not {getattr(self, name)!r}.")
       object.__setattr__(self, name, tuple(getattr(self, name)))
+    if self.mixture_or_task_name is None and self.sources:
+      object.__setattr__(self, "mixture_or_task_name", self.sources[-1].name)
     if not self.splits:
       raise ValueError("DataConfig: splits is empty.")
     if self.max_examples is not None and self.max_examples < 1:
       raise ValueError(f"DataConfig: max_examples is {self.max_examples}; it must be at least 1.")
+
+  @property
+  def title(self) -> str:
+    """What is built, for people."""
+    return self.mixture_or_task_name or f"the task of {', '.join(self.task_modules)}"
 
   def to_json(self) -> dict:
     """Returns plain JSON values; a source becomes its class and its fields."""

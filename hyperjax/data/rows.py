@@ -1,12 +1,20 @@
-"""JSON and JSONL files of rows whose fields are texts: what users write, for tasks and commands."""
+"""JSON and JSONL files of rows whose fields are texts: what users write, for tasks and commands.
 
+No line may have more than `MAX_LINE` bytes: such a file is a mistake, and no tokenizer takes it.
+"""
+
+import contextlib
+import io
 import json
 import os
 import pathlib
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from hyperjax.data.manifest import did_you_mean
+
+MAX_LINE = 100 * 10**6
 
 
 class Row(NamedTuple):
@@ -54,7 +62,9 @@ def values(path: str | os.PathLike) -> list[tuple[str, Any]]:
   """Reads (place, JSON value) of every row, unchecked.
 
   Raises:
-    ValueError: names the file and the line: not UTF-8, not JSON, not a list, or no rows at all.
+    FileNotFoundError: there is no such file.
+    ValueError: names the file and the line: as `lines` says, not JSON, not a list, or no rows at
+      all.
   """
   path = pathlib.Path(path)
   if path.suffix == ".json":
@@ -63,9 +73,7 @@ def values(path: str | os.PathLike) -> list[tuple[str, Any]]:
       raise ValueError(f"{path} must hold a list of objects, not {type(whole).__name__}")
     found = [(f"{path}, row {number}", value) for number, value in enumerate(whole, 1)]
   else:
-    # Not splitlines(): a JSON string may hold the other characters that end a line in Unicode.
-    lines = [(f"{path}, line {n}", line) for n, line in enumerate(contents(path).split("\n"), 1)]
-    found = [(where, parse(line, where)) for where, line in lines if line.strip()]
+    found = [(where, parse(line.strip(), where)) for where, line in lines(path) if line.strip()]
   if not found:
     raise ValueError(f"{path} holds no rows")
   return found
@@ -75,17 +83,39 @@ def document(path: str | os.PathLike) -> Any:
   """Reads a file that is one JSON value.
 
   Raises:
-    ValueError: names the file: not UTF-8, or not JSON.
+    FileNotFoundError: there is no such file.
+    ValueError: names the file: as `lines` says, or not JSON.
   """
-  return parse(contents(path), str(path))
+  return parse("".join(line for _, line in lines(path)), str(path))
 
 
-def contents(path: str | os.PathLike) -> str:
-  """Reads a text file; one that is not UTF-8 is a ValueError that names it."""
+def lines(
+  path: str | os.PathLike, stream: io.BufferedIOBase | None = None
+) -> Iterator[tuple[str, str]]:
+  """Yields (place, line) of a text file; a line ends in a line feed, the last one perhaps in none.
+
+  Args:
+    path: the file, for errors too.
+    stream: what its bytes are read from, and who opened it closes it; None: the file itself.
+
+  Raises:
+    FileNotFoundError: there is no such file.
+    ValueError: names the file and the line: not UTF-8, longer than `MAX_LINE`, or not readable.
+  """
+  number = 0
   try:
-    return pathlib.Path(path).read_text(encoding="utf-8")
+    with open(path, "rb") if stream is None else contextlib.nullcontext(stream) as opened:
+      while line := opened.readline(MAX_LINE + 1):
+        number += 1
+        if len(line) > MAX_LINE:
+          raise ValueError(f"{path}, line {number}: it has more than {MAX_LINE:,} bytes.")
+        yield f"{path}, line {number}", line.decode()
   except UnicodeDecodeError as e:
-    raise ValueError(f"{path} is not a text file in UTF-8 ({e})") from e
+    raise ValueError(f"{path}, line {number}: not UTF-8: {e}") from e
+  except FileNotFoundError as e:
+    raise FileNotFoundError(f"{path} does not exist.") from e
+  except (OSError, EOFError, zlib.error) as e:
+    raise ValueError(f"{path}, line {number + 1}: it cannot be read: {e}") from e
 
 
 def check_names(

@@ -1,7 +1,7 @@
 """A seqio source of rows that Python makes: what the tasks of this project are registered over."""
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import seqio
@@ -20,16 +20,37 @@ FEATURES = {
 _DEFAULTS = {"options": [], "references": [], "definition": ""}
 
 
+class Files:
+  """Files that are being read, and how they were when that began."""
+
+  def __init__(self, paths: Iterable[str | os.PathLike] = ()):
+    self._states = {path: _state(path) for path in paths}
+
+  @property
+  def paths(self) -> tuple[str | os.PathLike, ...]:
+    return tuple(self._states)
+
+  def check(self) -> None:
+    """Raises ValueError if one is not what it was."""
+    for path, state in self._states.items():
+      if _state(path) != state:
+        raise ValueError(f"{path}: it changed while it was read; repeat the build.")
+
+
 class RowsSource(seqio.FunctionDataSource):
   """A source whose splits are functions that yield rows of text.
 
   A row has "targets", and "inputs" where the task is not language modelling; it may have "options"
   and "references" (lists of texts) and "definition".
+
+  Attributes:
+    features: seqio's output features.
+    files: what the rows are read from, as it was when this source was made.
   """
 
   def __init__(
     self, splits: Mapping[str, Callable[[], Iterable[Row]]], *, documents: bool = False,
-    files: Sequence[str | os.PathLike] = (), made_of: seqio.DataSource | None = None,
+    files: Iterable[str | os.PathLike] = (), counts: Mapping[str, int] | None = None,
   ):  # fmt: skip
     """The source of `splits`.
 
@@ -37,15 +58,13 @@ class RowsSource(seqio.FunctionDataSource):
       splits: {split: what gives its rows}. Rows that have an attribute `fraction`, how much of them
         has been read, move a progress bar.
       documents: rows have "targets" alone.
-      files: what the rows are read from; see `check`.
-      made_of: a source that the rows are made of: its files are these rows' files too.
+      files: what the rows are read from.
+      counts: {split: how many rows}, of the splits of which that is known.
     """
-    self._rows, self._reading = dict(splits), None
-    self._files = {file: _state(file) for file in files}
-    if isinstance(made_of, RowsSource):
-      self._files |= made_of._files  # as they were when that source was made
+    self._rows, self._reading, self.files = dict(splits), None, Files(files)
+    counts = None if counts is None else dict.fromkeys(splits) | dict(counts)
     self.features = {"targets": _TEXT} if documents else FEATURES
-    super().__init__(self._dataset, splits=tuple(splits))
+    super().__init__(self._dataset, splits=tuple(splits), num_input_examples=counts)
 
   def rows(self, split: str) -> Iterable[Row]:
     """Returns the rows of a split."""
@@ -56,12 +75,6 @@ class RowsSource(seqio.FunctionDataSource):
   def fraction(self) -> float | None:
     """How much of the split that was asked for last has been read; None: it does not say."""
     return getattr(self._reading, "fraction", None)
-
-  def check(self) -> None:
-    """Raises ValueError if a file is not what it was when this source, or its own, was made."""
-    for file, state in self._files.items():
-      if _state(file) != state:
-        raise ValueError(f"{file}: it changed while it was read; repeat the build.")
 
   def _dataset(self, split: str, shuffle_files: bool = False, seed: int | None = None):
     del shuffle_files, seed

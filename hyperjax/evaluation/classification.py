@@ -14,6 +14,14 @@ def accuracy(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, fl
   return {"accuracy": float(metrics.accuracy_score(gold, answers))}
 
 
+def rank_classification(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:
+  """Returns the share of predictions that are their target, as T0 scores it (arXiv 2110.08207).
+
+  It is `accuracy`; predictions are the options of the largest summed log-probability.
+  """
+  return {"rank_classification": accuracy(targets, predictions)["accuracy"]}
+
+
 def macro_f1(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:
   """Returns the mean F1 of the classes that occur among the targets, as MetaICL scores it.
 

@@ -1,4 +1,7 @@
-"""A task's own metric, computed from its records: what its source says that it is scored with."""
+"""A task's own metric, computed from its records: what its source says that it is scored with.
+
+A metric is known by its name: one of `METRICS`, or `xlingual_rouge_l:TOKENIZER`.
+"""
 
 import collections
 from collections.abc import Callable, Mapping, Sequence
@@ -41,6 +44,7 @@ METRICS: Mapping[str, Callable[[Records], float]] = {
   # As reports have it for all tasks: with case and punctuation, and the answer must have ended.
   "strict_match": lambda records: float(np.mean([r["exact_match"] for r in records])),
 }
+_NAMES = ", ".join([*METRICS, f"{text_metrics.XLINGUAL}:TOKENIZER"])
 OF_OPTIONS = ("rank_classification", "accuracy", "macro_f1")
 
 
@@ -59,38 +63,61 @@ def choose(
     with_options: the tasks whose every example has options.
 
   Raises:
-    ValueError: an override names no task, no metric, or one of options for a task without; or a
-      task's own metric is one of `text_metrics` that needs more than texts.
+    ValueError: an override names no task, no metric, or one of options for a task without; or the
+      tokenizer of a metric is none.
+    FileNotFoundError: the tokenizer of a metric is not to be had.
   """
   overrides = overrides or {}
-  can = lambda task, metric: metric in METRICS and (
+  can = lambda task, metric: _is_known(metric) and (
     metric not in OF_OPTIONS or task in with_options
   )
   known = {
     task: next((m for m in names if can(task, m)), "strict_match") for task, names in named.items()
   }
-  given = set()
   for prefix, metric in overrides.items():
-    if metric not in METRICS:
-      raise ValueError(f"unknown metric {metric!r} for {prefix!r}; known: {', '.join(METRICS)}")
+    if not _is_known(metric):
+      raise ValueError(f"unknown metric {metric!r} for {prefix!r}; known: {_NAMES}")
     tasks = [task for task in named if task == prefix or task.startswith(f"{prefix}.")]
     if not tasks:
       raise ValueError(f"a metric is given for {prefix!r}, which is no task and no front of one")
     known.update(dict.fromkeys(tasks, metric))
-    given.update(tasks)
   for task, metric in known.items():
-    own = next(iter(named[task]), metric)
     if metric in OF_OPTIONS and task not in with_options:
       raise ValueError(
         f"{task!r} is to be scored with {metric}, which needs options; not all of its queries have "
         "any: give another metric for it (gin: METRICS)"
       )
-    if own not in METRICS and hasattr(text_metrics, own) and task not in given:
-      raise ValueError(
-        f"{task!r} names {own} as its metric, which is not computed here yet: give another one for "
-        f"it (gin: METRICS), one of {', '.join(METRICS)}"
-      )
+    _check_tokenizer(task, metric)
   return known
+
+
+def _is_known(metric: str) -> bool:
+  return metric in METRICS or _tokenizer(metric) is not None
+
+
+def _tokenizer(metric: str) -> str | None:
+  """Returns the tokenizer that a metric's name has; None where it is of another kind."""
+  kind, _, tokenizer = metric.partition(":")
+  return tokenizer if kind == text_metrics.XLINGUAL else None
+
+
+def _check_tokenizer(task: str, metric: str) -> None:
+  tokenizer = _tokenizer(metric)
+  if tokenizer is None:
+    return
+  try:
+    if not tokenizer:
+      raise ValueError("it names none")
+    text_metrics.pieces(tokenizer)
+  except (FileNotFoundError, ValueError) as e:
+    raise type(e)(
+      f"{task!r} is to be scored with {metric}, whose tokenizer is not to be had: {e}. Name it "
+      f"(gin: METRICS = {{{task!r}: '{text_metrics.XLINGUAL}:FILE, FOLDER OR HUGGING FACE ID'}})"
+    ) from e
+
+
+def _metric(name: str) -> Callable[[Records], float]:
+  return METRICS[name] if name in METRICS else _by_text(text_metrics.named(name))
 
 
 def by_seed(records: Records, metrics: Mapping[str, str]) -> dict[str, dict[int, float]]:
@@ -100,7 +127,7 @@ def by_seed(records: Records, metrics: Mapping[str, str]) -> dict[str, dict[int,
     groups[record["task"], record["seed"]].append(record)
   found: dict[str, dict[int, float]] = collections.defaultdict(dict)
   for (task, seed), members in sorted(groups.items()):
-    found[task][seed] = METRICS[metrics[task]](members)
+    found[task][seed] = _metric(metrics[task])(members)
   return dict(found)
 
 

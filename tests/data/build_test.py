@@ -17,7 +17,7 @@ import seqio
 import tensorflow as tf
 
 from hyperjax.data import build as build_lib
-from hyperjax.data import encode
+from hyperjax.data import encode, task_rows
 from hyperjax.data import manifest as manifest_lib
 from hyperjax.data import store as store_lib
 from hyperjax.data.build import build_parts
@@ -225,7 +225,7 @@ def test_an_error_leaves_what_precedes_it(source, tmp_path):
 
 @pytest.mark.parametrize("documents", [False, True])
 def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path, monkeypatch, documents):
-  read = build_lib.texts
+  read = task_rows.texts
 
   def changed(task, *rest):
     rows = list(read(task, *rest))
@@ -245,7 +245,7 @@ def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path, monkeypatch, 
   for path in (tmp_path / "out", tmp_path / "new"):
     file.write_text(file.read_text() + "\n")
     with monkeypatch.context() as patch:
-      patch.setattr(build_lib, "texts", changed)
+      patch.setattr(task_rows, "texts", changed)
       with pytest.raises(ValueError, match=f"{file.name}: it changed while it was read"):
         build(wanted, path)
   assert contents(tmp_path / "out") == before and not contents(tmp_path / "new")

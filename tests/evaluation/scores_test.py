@@ -1,6 +1,8 @@
 """Every task's own metric, against answers computed by hand."""
 
 import pytest
+import tokenizers
+from tokenizers import models, pre_tokenizers
 
 from hyperjax.evaluation import report, scores
 
@@ -41,9 +43,25 @@ def test_a_wrong_override_is_named(overrides, message):
     scores.choose({"a.x": ()}, overrides)
 
 
-def test_a_metric_of_ours_that_is_not_computed_is_an_error_and_not_another():
-  named = {"a.x": ("xlingual_rouge_l", "exact_match")}
-  with pytest.raises(ValueError, match="'a.x' names xlingual_rouge_l as its metric, which is not"):
+def test_a_metric_with_a_tokenizer(tmp_path):
+  """A word is a piece: of "a b" and "b a", one piece of two is in order; stems are not taken."""
+  words = tokenizers.Tokenizer(models.WordLevel({"a": 0, "b": 1, "B": 2}, unk_token="a"))
+  words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+  words.save(str(tmp_path / "words.json"))
+  name = f"xlingual_rouge_l:{tmp_path / 'words.json'}"
+  assert scores.choose({"a.x": (name, "exact_match")}) == {"a.x": name}
+  assert scores.choose({"a.x": ("rouge_l",)}, {"a": name}) == {"a.x": name}
+  records = [record(prediction="b a", references=["a b", "B"]), record(prediction="B", target="b")]
+  assert scores.by_seed(records, {"a.x": name}) == {"a.x": {0: pytest.approx((1 / 2 + 0) / 2)}}
+
+
+@pytest.mark.parametrize("tokenizer, reason", [
+  ("", "it names none"), (":nowhere.json", "no such file or folder"),
+])  # fmt: skip
+def test_a_metric_whose_tokenizer_is_not_to_be_had_is_an_error_and_not_another(tokenizer, reason):
+  named = {"a.x": (f"xlingual_rouge_l{tokenizer}", "exact_match")}
+  message = rf"'a.x' is to be scored with xlingual_rouge_l{tokenizer}, .*{reason}.*\(gin: METRICS"
+  with pytest.raises((ValueError, FileNotFoundError), match=message):
     scores.choose(named)
   for front in ("a.x", "a"):
     assert scores.choose(named, {front: "exact_match"}) == {"a.x": "exact_match"}

@@ -1,5 +1,6 @@
 """Scores of texts against answers worked out by hand."""
 
+import pathlib
 import subprocess
 import sys
 
@@ -7,6 +8,7 @@ import pytest
 import tokenizers
 from tokenizers import models, pre_tokenizers
 
+from hyperjax import sources
 from hyperjax.evaluation import text_metrics
 from hyperjax.evaluation.text_metrics import exact_match_score, rouge_l_score
 
@@ -75,10 +77,30 @@ def test_a_tasks_score_is_the_mean_over_its_answers(tokenizer):
   targets, predictions = [["a b"], ["x", "a"]], ["b a", "A."]
   assert text_metrics.exact_match(targets, predictions) == {"exact_match": 0.5}
   assert text_metrics.rouge_l(targets, predictions) == {"rouge_l": 0.75}
-  found = text_metrics.xlingual_rouge_l([["a b"], ["你"]], ["b", "你"], tokenizer=tokenizer)
+  xlingual = text_metrics.xlingual_rouge_l(tokenizer)
+  assert xlingual.__name__ == f"xlingual_rouge_l:{tokenizer}"
+  found = xlingual([["a b"], ["你"]], ["b", "你"])
   assert found == {"xlingual_rouge_l": pytest.approx(5 / 6)}
   with pytest.raises(ValueError, match="longer than"):
     text_metrics.rouge_l(targets, predictions[:1])
+
+
+def test_of_a_hub_only_the_tokenizer_is_taken(tokenizer, monkeypatch):
+  asked = []
+  download = lambda name, files: asked.append((name, files)) or pathlib.Path(tokenizer)
+  monkeypatch.setattr(sources, "_download", download)
+  assert rouge_l_score("b", ["a b"], "made/up") == pytest.approx(2 / 3)
+  assert asked == [("made/up", ["tokenizer.json"])]
+
+
+def test_a_tokenizer_that_is_not_to_be_had_is_named(tmp_path):
+  with pytest.raises(FileNotFoundError, match="nowhere.json"):
+    text_metrics.pieces(str(tmp_path / "nowhere.json"))
+  with pytest.raises(FileNotFoundError, match=f"no tokenizer.json in {tmp_path}"):
+    text_metrics.pieces(str(tmp_path))
+  (tmp_path / "tokenizer.json").write_text("{}")
+  with pytest.raises(ValueError, match=r"tokenizer\.json: not a tokenizer of the tokenizers lib"):
+    text_metrics.pieces(str(tmp_path))
 
 
 def test_scoring_needs_no_tensorflow():

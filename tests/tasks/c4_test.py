@@ -14,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hyperjax.data import build as build_lib
+from hyperjax.data import rows
 from hyperjax.data.caclm import CaclmConfig, CaclmStream
 from hyperjax.data.manifest import DataConfig
-from hyperjax.tasks import c4, text
+from hyperjax.tasks import text
 from hyperjax.tasks.c4 import Corpus, Documents, Tfds
 from tests.data.fakes import PROMPT, Bytes
 
@@ -106,7 +107,7 @@ def test_errors_name_file_and_line(tmp_path, name, contents, message):
 
 
 def test_a_line_that_does_not_end_is_refused(tmp_path, monkeypatch):
-  monkeypatch.setattr(c4, "_MAX_LINE", 100)
+  monkeypatch.setattr(rows, "MAX_LINE", 100)
   (tmp_path / "a.txt").write_bytes(b"x" * 99 + b"\n" + b"x" * 101)
   with pytest.raises(ValueError, match="line 2: it has more than 100 bytes"):
     documents(tmp_path / "a.txt")

@@ -59,6 +59,16 @@ def test_the_cache_is_read(tmp_path):
   assert manifest.split("cached:one", "train")["source"] == source.fingerprints()["cached:one"]
 
 
+def test_another_cache_of_a_task_is_not_read_by_mistake(tmp_path):
+  add("cached_three", *STEPS)
+  rows = [{"inputs": "in", "targets": "out"}]
+  for name in ("first", "second"):
+    write(tmp_path / name / "cached_three", rows)
+  cached.Tasks(str(tmp_path / "first"), ["cached_three"]).register()
+  with pytest.raises(ValueError, match="'cached_three': seqio reads it from another.*first"):
+    cached.Tasks(str(tmp_path / "second"), ["cached_three"]).register()
+
+
 def test_what_cannot_be_cached_is_refused(tmp_path):
   add("cached_two", *STEPS[::2])
   with pytest.raises(ValueError, match="'cached_two' has no CacheDatasetPlaceholder"):

@@ -8,7 +8,10 @@ from hyperjax.data import __main__ as data_main
 from hyperjax.data import vocabularies
 from hyperjax.data.manifest import Manifest
 from hyperjax.tasks import __main__ as tasks_main
+from tests import tiny
 from tests.data.fakes import Bytes, numbered, write_folder
+from tests.tasks import ni_files, p3_files
+from tests.tasks.metaicl_files import write_checkout
 
 
 @pytest.fixture
@@ -32,6 +35,79 @@ def test_a_built_folder_is_listed_with_counts(tmp_path, capsys):
   assert tasks_main.main(["--data", str(tmp_path)]) == 0
   row = next(line for line in capsys.readouterr().out.splitlines() if "first" in line)
   assert "train" in row and "0.5000" in row and " 7 " in row
+
+
+def p3(path):
+  p3_files.template(path, "trec_trec1", 12, test=4)
+  p3_files.held_out(path, "super_glue_copa_best_option")
+  return ["data/p3.gin", "P3_DIR"]
+
+
+def natural_instructions(path):
+  ni_files.write(path / "task001_asked.json", ni_files.task(103))
+  ni_files.write(path / "task002_more.json", ni_files.task(9, Categories=["Word Analogy"]))
+  held_out = "NI_HELD_OUT=['task001_asked']"
+  return ["data/natural_instructions.gin", "NI_DIR", "NI_TRACK=None", held_out]
+
+
+def metaicl(path):
+  write_checkout(path)
+  return ["data/metaicl.gin", "METAICL_DIR"]
+
+
+def symbol_tuning(path):
+  write_checkout(path)
+  return ["data/symbol_tuning.gin", "METAICL_DIR"]
+
+
+def corpus(path):
+  path.mkdir()
+  (path / "a.jsonl").write_text('{"text": "a"}\n')
+  (path / "a_validation.jsonl").write_text('{"text": "a"}\n')
+  return ["data/c4.gin", "C4_DIR"]
+
+
+@pytest.mark.parametrize("write, rows", [
+  (p3, [
+    ("t0_train", "mixture", "", "test, train", "of its 1 tasks"),
+    ("t0_train.trec.trec1", "task", "1.0000", "train: 12, test: 4", "-"),
+    ("p3_held_out.super_glue_copa.best_option", "task", "1.0000", "train: 12, validation",
+     "rank_classification"),
+  ]),
+  (natural_instructions, [
+    ("ni.Word_Analogy.task002_more", "task", "1.0000", "train: 9", "exact_match, rouge_l"),
+    ("natural_instructions_test.Question_Answering.task001_asked", "task", "1.0000",
+     "test: 100, train: 3", "rouge_l, exact_match"),
+  ]),
+  (metaicl, [
+    ("metaicl_hr_to_lr.piqa", "task", "0.3333", "train", "accuracy"),
+    ("metaicl_hr_to_lr_test.glue_rte", "task", "0.5000", "train, test", "macro_f1"),
+  ]),
+  (symbol_tuning, [
+    ("symbol_tuning", "mixture", "", "train", "of its 16 tasks"),
+    ("symbol_tuning.metaicl.glue_sst2.7", "task", "0.0625", "train: 12", "accuracy"),
+    ("symbol_tuning_held_out.metaicl.glue_rte.0", "task", "0.2500", "train: 16, test: 6",
+     "accuracy"),
+  ]),
+  (corpus, [("c4", "task", "1.0000", "train, validation", "-")]),
+])  # fmt: skip
+@pytest.mark.usefixtures("empty_registry")
+def test_the_tasks_of_a_data_file_are_listed(tmp_path, capsys, monkeypatch, write, rows):
+  monkeypatch.setenv("COLUMNS", "200")
+  file, folder, *more = write(tmp_path / "data")
+  bindings = [f"{folder}={tmp_path / 'data'}", *more]
+  arguments = [f"--gin_file={file}", *(f"--gin.{binding}" for binding in bindings)]
+  assert tasks_main.main(arguments) == 0
+  lines = capsys.readouterr().out.splitlines()
+  shown = {tuple(cell.strip() for cell in line.strip("│").split("│")) for line in lines}
+  assert set(rows) <= shown
+
+
+def test_what_cannot_be_listed_is_said_in_one_line(tmp_path, capsys):
+  status = tasks_main.main(["--gin_file=data/p3.gin", f"--gin.P3_DIR={tmp_path}"])
+  assert "no template of 't0_train' there" in tiny.refused(capsys, status)
+  status = tasks_main.main(["--gin_file=data/p3.gin"])
+  assert "P3_DIR" in tiny.refused(capsys, status)
 
 
 def test_data_is_built_from_a_gin_file(folder, tmp_path, monkeypatch):

@@ -120,9 +120,9 @@ def test_the_data_file_holds_out_the_target_tasks(whole, tmp_path):
   macros = {"METAICL_DIR": whole, "METAICL_SEEDS": (13,)}
   assert len(built(tmp_path, "metaicl", "train", **macros).tasks) == 3
   manifest = built(tmp_path, "metaicl", "held_out", **macros)
-  assert manifest.tasks == ("metaicl_held_out.glue_rte", "metaicl_held_out.openbookqa")
-  assert manifest.splits("metaicl_held_out.glue_rte") == ("test", "support_13")
-  assert text(manifest.store("metaicl_held_out.glue_rte", "test").input(0)) == "Q: test 0\nA:"
+  assert manifest.tasks == ("metaicl_hr_to_lr_test.glue_rte", "metaicl_hr_to_lr_test.openbookqa")
+  assert manifest.splits("metaicl_hr_to_lr_test.glue_rte") == ("test", "support_13")
+  assert text(manifest.store("metaicl_hr_to_lr_test.glue_rte", "test").input(0)) == "Q: test 0\nA:"
 
 
 @pytest.mark.parametrize("part, task, split", [
@@ -159,9 +159,10 @@ def test_an_evaluation_by_the_protocol(tiny, whole, tmp_path):
   arguments = [*(f"--gin_file={f}" for f in files), *(f"--gin.{binding}" for binding in given)]
   assert evaluate.main(arguments) == 0
   results = json.loads((out / "results.json").read_text())
-  assert results["seeds"] == [13, 100] and results["left_out"] == {"metaicl_held_out.glue_rte": 1}
+  assert results["seeds"] == [13, 100]
+  assert results["left_out"] == {"metaicl_hr_to_lr_test.glue_rte": 1}
   assert results["num_queries"] == 2 * (29 + 6)
-  assert results["metrics"]["metaicl_held_out.glue_rte"] == "macro_f1"
+  assert results["metrics"]["metaicl_hr_to_lr_test.glue_rte"] == "macro_f1"
   for method, found in report.read_records(out).items():
     asked = {record["input"] for record in found if record["task"].endswith("rte")}
     assert asked == {f"Q: test {i}\nA:" for i in range(30) if i != 4}
@@ -174,7 +175,7 @@ def test_an_evaluation_by_the_protocol(tiny, whole, tmp_path):
 
 def test_unseen_domains_are_a_part(checkout):
   source = MetaICL(str(checkout), part="unseen_domain_test", seeds=(13,))
-  assert list(source.tasks()) == ["metaicl.openbookqa"]
+  assert list(source.tasks()) == ["metaicl_hr_to_lr_unseen_domain_test.openbookqa"]
 
 
 def test_a_fingerprint_follows_the_files_and_the_kind(checkout):

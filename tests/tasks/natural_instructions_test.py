@@ -15,47 +15,9 @@ from hyperjax.data.manifest import DataConfig
 from hyperjax.tasks import natural_instructions as ni
 from hyperjax.tasks.natural_instructions import load
 from tests.data.fakes import PROMPT, Bytes
+from tests.tasks.ni_files import DELETE, instance, shot, task, write
 
 CHOICE = "Which is even?\n(A)one (B)two (C)three "
-DELETE = object()
-
-
-def instance(i, output=("yes",), text=None):
-  return {"id": f"task-{i:04}", "input": text or f"Is {i} a number?", "output": list(output)}
-
-
-def shot(text, output, **more):
-  return {"input": text, "output": output, **more}
-
-
-def task(count=3, **changes):
-  """A task file's contents in the layout of natural-instructions 2.8."""
-  values = {
-    "Contributors": ["Somebody"],
-    "Source": ["made_up"],
-    "URL": ["https://example.org"],
-    "Categories": ["Question Answering"],
-    "Reasoning": [],
-    "Definition": ["Say whether it is a number.\n\n"],
-    "Input_language": ["English"],
-    "Output_language": ["English"],
-    "Instruction_language": ["English"],
-    "Domains": ["Mathematics"],
-    "Positive Examples": [
-      shot("Is two a number? ", "yes", explanation="It is."), shot("Is green a number?", "no"),
-    ],
-    "Negative Examples": [shot("Is one a number?", "no", explanation="It is one.")],
-    "Instances": [instance(i) for i in range(count)],
-    "Instance License": ["CC0"],
-  }  # fmt: skip
-  return {name: value for name, value in (values | changes).items() if value is not DELETE}
-
-
-def write(path, value):
-  path.parent.mkdir(parents=True, exist_ok=True)
-  path.write_text(value if isinstance(value, str) else json.dumps(value, indent=2))
-  return path
-
 
 TASKS = {
   "task001_numbers": {},
@@ -90,8 +52,8 @@ def clone(tmp_path):
 
 def test_the_lists_of_a_clone_say_which_tasks(clone):
   assert list(ni.TrainTasks(str(clone)).files()) == [
-    "natural_instructions.Question_Answering.task001_numbers",
-    "natural_instructions.Question_Answering.task002_more_numbers",
+    "ni_default.Question_Answering.task001_numbers",
+    "ni_default.Question_Answering.task002_more_numbers",
   ]
   assert list(ni.TestTasks(str(clone), name="held_out").files()) == [
     "held_out.Textual_Entailment.task003_entailment", "held_out.Title_Generation.task004_titles",
@@ -222,7 +184,7 @@ ONE = instance(1)
     ({"Instances": [{"id": "1", "output": ["a"]}]}, "Instances 1: the field 'input' is missing"),
     ({"Instances": [{"id": "1", "input": "a"}]}, "Instances 1: the field 'output' is missing"),
     ({"Instances": [{**ONE, "input": None}]}, "Instances 1: input must be a text, not None"),
-    ({"Instances": [{**ONE, "input": "a \ud83d"}]}, "Instances 1: input holds half a character"),
+    ({"Instances": [{**ONE, "input": "a \ud83d"}]}, "Instances 1: input is not Unicode text"),
     ({"Instances": [{**ONE, "output": "yes"}]}, "Instances 1: output must be a list, not 'yes'"),
     ({"Instances": [{**ONE, "output": []}]}, "Instances 1: output is empty"),
     ({"Instances": [{**ONE, "output": ["a", "\n"]}]}, "Instances 1: output is empty"),
@@ -238,7 +200,7 @@ def test_what_is_wrong_is_named_with_its_place(tmp_path, changes, message):
 def test_files_that_are_no_tasks(tmp_path):
   file = tmp_path / "a.json"
   for contents, message in [
-    (b"\xff", r"a\.json is not a text file in UTF-8"),
+    (b"\xff", r"a\.json, line 1: not UTF-8"),
     (b'{"Definition": [', r"a\.json: not JSON: .*column 17"),
     (b"[" * 100_000, r"a\.json: not JSON: "),
     (b"[]", r"a\.json: an object is expected, not \[\]"),
@@ -360,7 +322,7 @@ def test_supports_of_positive_examples(clone, tmp_path):
   )
   manifest = build(source, tmp_path / "out")
   titles = f"two.{TITLES}"
-  assert manifest.values["tasks"][titles]["metrics"] == ["xlingual_rouge_l", "exact_match"]
+  assert manifest.values["tasks"][titles]["metrics"] == ["xlingual_rouge_l:x", "exact_match"]
   others = other_tasks(manifest.tasks)
   for options in ({}, {"support_task": others[titles]}):
     [episode] = episodes(manifest, titles, 2, **options)

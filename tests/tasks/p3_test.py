@@ -2,7 +2,6 @@
 
 import json
 import math
-import pathlib
 import random
 import subprocess
 import sys
@@ -10,7 +9,6 @@ import sys
 import hypothesis
 import pytest
 import seqio
-import tensorflow as tf
 from hypothesis import strategies as st
 
 from hyperjax.data import build as build_lib
@@ -19,79 +17,18 @@ from hyperjax.data.manifest import DataConfig, family
 from hyperjax.tasks.p3 import MIXTURES, P3
 from hyperjax.tasks.p3_records import Split
 from tests.data.fakes import PROMPT, Bytes
-
-TEXT, IDS = {"dtype": "string", "shape": []}, {"dtype": "int32", "shape": [None]}
-PLAIN = {"inputs": IDS, "inputs_pretokenized": TEXT, "targets": IDS, "targets_pretokenized": TEXT}
-CHOICES = {"answer_choices": {"dtype": "string", "shape": [None]}, **PLAIN}
-SCORED = {
-  "idx": IDS, "is_correct": {"dtype": "bool", "shape": []},
-  "weight": {"dtype": "float32", "shape": []}, **PLAIN,
-}  # fmt: skip
-ANSWERS = ("yes", "no", "maybe")
-
-
-def encoded(record: dict) -> bytes:
-  """A tf.train.Example, as seqio writes it: int32 and bool are stored as int64."""
-  features = {}
-  for name, value in record.items():
-    values = value if isinstance(value, list) else [value]
-    if isinstance(values[0], str | bytes):
-      values = [v.encode() if isinstance(v, str) else v for v in values]
-      features[name] = tf.train.Feature(bytes_list=tf.train.BytesList(value=values))
-    elif isinstance(values[0], float):
-      features[name] = tf.train.Feature(float_list=tf.train.FloatList(value=values))
-    else:
-      features[name] = tf.train.Feature(int64_list=tf.train.Int64List(value=map(int, values)))
-  return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString()
-
-
-def write(folder: pathlib.Path, split: str, records: list, features: dict, shards=1) -> Split:
-  """Writes one split, its records dealt out to the shards in turn."""
-  folder.mkdir(parents=True, exist_ok=True)
-  info = {"features": features, "num_shards": shards, "seqio_version": "0.0.6"}
-  stats = {"examples": len(records), "inputs_tokens": 7, "inputs_max_tokens": 7}
-  (folder / f"info.{split}.json").write_text(json.dumps(info, indent=2))
-  (folder / f"stats.{split}.json").write_text(json.dumps(stats, indent=2))
-  for shard in range(shards):
-    path = folder / f"{split}.tfrecord-{shard:05d}-of-{shards:05d}"
-    with tf.io.TFRecordWriter(str(path)) as writer:
-      for record in records[shard::shards]:
-        writer.write(record if isinstance(record, bytes) else encoded(record))
-  return Split(folder, split)
-
-
-def plain(number: int, **changes) -> dict:
-  """One example: templates leave white space in front of the target."""
-  return {
-    "inputs": [number + 7], "inputs_pretokenized": f"Is {number} even?", "targets": [1],
-    "targets_pretokenized": f"\n{ANSWERS[number % 2]}", **changes,
-  }  # fmt: skip
-
-
-def scored(number: int, choice: int, **changes) -> dict:
-  """One answer choice of an example."""
-  return {
-    "idx": [number, choice], "inputs": [number + 7], "inputs_pretokenized": f"Is {number} even?",
-    "is_correct": choice == number % 2, "targets": [1], "targets_pretokenized": ANSWERS[choice],
-    "weight": 1.0, **changes,
-  }  # fmt: skip
-
-
-def template(path, name, train=12, options=False, validation=0, test=0) -> None:
-  """Writes a template that is trained on."""
-  choices = {"answer_choices": list(ANSWERS)} if options else {}
-  for split, count in {"train": train, "validation": validation, "test": test}.items():
-    if count:
-      records = [plain(n, **choices) for n in range(count)]
-      write(path / name, split, records, CHOICES if options else PLAIN)
-
-
-def held_out(path, name, train=12, count=6) -> None:
-  """Writes the two folders of a template that is tested on."""
-  template(path, name, train, options=True, validation=count, test=count)
-  records = [scored(100 + n, c) for n in range(count) for c in range(3)]
-  write(path / f"{name}_score_eval", "validation", records, SCORED)
-  write(path / f"{name}_score_eval", "test", records, SCORED)
+from tests.tasks.p3_files import (
+  ANSWERS,
+  CHOICES,
+  PLAIN,
+  SCORED,
+  TEXT,
+  held_out,
+  plain,
+  scored,
+  template,
+  write,
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -134,7 +71,7 @@ def test_options_come_where_they_are_asked(tmp_path):
 
 def test_the_mixtures_are_t0s():
   assert [len(datasets) for datasets in MIXTURES.values()] == [38, 48, 54, 9]
-  trained = set(MIXTURES["t0++_train"])
+  trained = set(MIXTURES["t0pp_train"])
   assert not set(MIXTURES["t0_train"]) & set(MIXTURES["t0_held_out"])
   assert trained & set(MIXTURES["t0_held_out"]) == {
     "hellaswag", "super_glue_copa", "super_glue_wic", "super_glue_wsc.fixed"
@@ -153,7 +90,7 @@ def test_tasks_are_called_after_data_set_and_template(data):
   assert set(map(family, tasks)) == {
     "held_out.anli", "held_out.super_glue_copa", "held_out.super_glue_wsc_fixed"
   }  # fmt: skip
-  plus = P3(str(data), "t0++_train", include=["super_glue_copa"]).tasks()
+  plus = P3(str(data), "t0pp_train", include=["super_glue_copa"]).tasks()
   assert [split.folder.name for split in plus["p3.super_glue_copa._why_C1_or_C2"].values()] == [
     "super_glue_copa__why_C1_or_C2"
   ] * 2
@@ -362,7 +299,7 @@ def test_files_that_are_missing(data):
   with pytest.raises(FileNotFoundError, match="00001-of-00003: shard 2 of 3 is missing"):
     P3(str(data)).fingerprints()
   (data / "anli_GPT_3_style_r1_score_eval" / "info.validation.json").unlink()
-  with pytest.raises(FileNotFoundError, match="score_eval/info.validation.json is missing"):
+  with pytest.raises(FileNotFoundError, match="score_eval/info.validation.json does not exist"):
     P3(str(data), "t0_held_out").fingerprints()
 
 
