@@ -171,6 +171,7 @@ def test_supports_may_hold_so_many_examples_of_each_class(capsys):
              "runs/mtf_per_class.gin")  # fmt: skip
     assert ": 2 to 10 shots of each class, 8 queries\n" in dry_run(capsys, *files)
     needed = [f"{macro}={value!r}" for macro, value in NEEDED.items() if uses(files, macro)]
+    needed.append("TRAIN_STEPS=7")
     given = launch.arguments(files, "hyperjax.train", "train", bindings=needed)["data"]
     assert given.episodes.num_shots == PerClass((2, 10)) and given.episodes.limit[0] == 2048
     assert given.evaluation.num_shots == PerClass(4)

@@ -63,7 +63,7 @@ def test_a_training_support_has_so_many_of_each_class_and_no_query(manifest, see
   assert other.episode(step, row).support_ids == episode.support_ids
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 2**40), task=st.sampled_from(sorted(CLASSES)), number=st.integers(1, 3))
 def test_an_evaluation_support_has_so_many_of_each_class_and_no_query(
   manifest, seed, task, number
