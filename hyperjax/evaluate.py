@@ -71,6 +71,8 @@ def evaluate(
 ) -> int:
   """Scores zero-shot, in-context, every run and the controls; writes a report.
 
+  The control "another task's support" is left out where there is one task only.
+
   Answers are stored per method and seed as they are made: the same command goes on where it was
   stopped.
 
@@ -120,6 +122,8 @@ def evaluate(
   )
   folder = pathlib.Path(output_dir)
   (folder / "answers").mkdir(parents=True, exist_ok=True)
+  if len(tasks) == 1:  # there is no other task
+    del methods["other_task_support"]
   launch.accept()
   records: dict[str, list[Record]] = {name: [] for name in methods}
   with progress.counter() as bar:

@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from hyperjax.data import rows
+from hyperjax.data import rows, seqio_cache
 from hyperjax.data.seqio_cache import CachedSplit
 
 SCORE_EVAL = "_score_eval"
@@ -88,9 +88,6 @@ class Split(CachedSplit):
 
   def _read(self, names: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yields (place, {feature: its value or values}) of every record."""
-    import tensorflow as tf
-    from google.protobuf.message import DecodeError
-
     features = self.features
     for name in names:
       dtype, shape = _FEATURES[name]
@@ -98,10 +95,7 @@ class Split(CachedSplit):
       if found != expected:
         raise ValueError(f"{self.info}: feature {name!r} is {found}; {expected} is needed.")
     for where, record in self.records():
-      try:
-        example = tf.train.Example.FromString(record).features.feature
-      except DecodeError as e:
-        raise ValueError(f"{where}: not a tf.train.Example.") from e
+      example = seqio_cache.features_of(record, where)
       yield where, {name: _value(example, name, where) for name in names}
 
   @property
@@ -132,11 +126,8 @@ def _value(features: Mapping[str, Any], name: str, where: str) -> Any:
   if dtype == "string":
     if max(map(len, values), default=0) > rows.MAX_LINE:
       raise ValueError(f"{where}: {name} has more than {rows.MAX_LINE:,} bytes.")
-    try:
-      # T5's tokenizer drops the white space that templates leave at the ends; others keep it.
-      values = [value.decode().strip() for value in values]
-    except UnicodeDecodeError as e:
-      raise ValueError(f"{where}: {name} is not text in UTF-8 ({e}).") from e
+    # T5's tokenizer drops the white space that templates leave at the ends; others keep it.
+    values = [text.strip() for text in seqio_cache.decoded(values, name, where)]
   if shape:
     return values
   if len(values) != 1:

@@ -11,7 +11,7 @@ imported by what reads records only.
 import dataclasses
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from hyperjax.data import rows
@@ -93,6 +93,17 @@ class CachedSplit:
     if total != self.num_records:
       raise ValueError(f"{self.stats}: {self.num_records} examples; the shards hold {total}.")
 
+  def check_records(self) -> None:
+    """Refuses records that are damaged, or lack a text, or hold one that is not UTF-8."""
+    texts = {name: kind for name, kind in self.features.items() if kind.get("dtype") == "string"}
+    for where, record in self.records():
+      features = features_of(record, where)
+      for name, kind in texts.items():
+        values = features[name].bytes_list.value if name in features else []
+        if not kind.get("shape") and len(values) != 1:
+          raise ValueError(f"{where}: it has no text {name!r}.")
+        decoded(values, name, where)
+
 
 def records(path: str | os.PathLike) -> Iterator[bytes]:
   """Yields the records of a TFRecord file; one that is cut off or damaged is a ValueError."""
@@ -104,18 +115,37 @@ def records(path: str | os.PathLike) -> Iterator[bytes]:
     for batch in dataset.batch(_BATCH).as_numpy_iterator():
       yield from batch.tolist()
   except tf.errors.DataLossError as e:
-    raise ValueError(f"{path}, after record {readable(dataset)}: cut off or damaged.") from e
+    raise ValueError(f"{path}, after record {_readable(dataset)}: cut off or damaged.") from e
 
 
-def readable(dataset: Any) -> int:
-  """Returns how many examples of a data set of TensorFlow can be read before one that cannot."""
+def features_of(record: bytes, where: str) -> Mapping[str, Any]:
+  """Returns the features of a record, a tf.train.Example; `where` opens the error."""
+  import tensorflow as tf
+  from google.protobuf.message import DecodeError
+
+  try:
+    return tf.train.Example.FromString(record).features.feature
+  except DecodeError as e:
+    raise ValueError(f"{where}: not a tf.train.Example.") from e
+
+
+def decoded(values: Iterable[bytes], name: str, where: str) -> list[str]:
+  """Returns the texts of a feature; `where` opens the error."""
+  try:
+    return [value.decode() for value in values]
+  except UnicodeDecodeError as e:
+    raise ValueError(f"{where}: {name} is not text in UTF-8 ({e}).") from e
+
+
+def _readable(dataset: Iterable) -> int:
+  """Returns how many records can be read before one that cannot."""
   import tensorflow as tf
 
   count = 0
   try:
     for _ in dataset:
       count += 1
-  except tf.errors.OpError:
+  except tf.errors.DataLossError:
     pass
   return count
 

@@ -1,7 +1,7 @@
 """A seqio task's examples as rows of text, and the place of what is wrong in them."""
 
 import pathlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -40,17 +40,14 @@ def texts(task, split: str, lengths: Mapping[str, int] | None = None) -> Iterato
     for row in _rows(dataset):
       yield {field: _decoded(value) for field, value in filled(row).items()}
       count += 1
-  except UnicodeDecodeError as e:
-    raise ValueError(f"{place(task, split)}, example {count}: not text in UTF-8: {e}.") from e
-  except tf.errors.OpError as e:
+  except (UnicodeDecodeError, tf.errors.OpError) as e:
     if cached:
-      _exhaust(cached.records())  # names the file and the record, where these are damaged
-    where = f"{place(task, split)}, example {seqio_cache.readable(dataset)}"
-    reason = e.message.rpartition("}} ")[2].splitlines()[0]  # behind the name of a node
-    raise ValueError(f"{where}: {reason}") from e
+      cached.check_records()  # names the file and the record
+    reason = str(e).rpartition("}} ")[2].splitlines()[0]  # behind the name of TensorFlow's node
+    raise ValueError(f"{place(task, split)}, after {count} examples: {reason}") from e
   # What is done after the cache may leave examples out: only then are the records counted.
   if cached and count != cached.num_records:
-    _exhaust(cached.records())
+    cached.check_records()
 
 
 def place(task, split: str) -> str:
@@ -137,8 +134,3 @@ def _decoded(value: Any) -> Any:
   if isinstance(value, list):
     return [text.decode() for text in value]
   return value.decode() if isinstance(value, bytes) else value
-
-
-def _exhaust(items: Iterable) -> None:
-  for _ in items:
-    pass

@@ -221,8 +221,8 @@ READERS = {
   }),
   "cached": Reader(write_cached, {
     "cut off": (cut, "after record 3: cut off or damaged"),
-    "not UTF-8": (record(2, inputs_pretokenized=b"\xff"), "example 2: not text in UTF-8"),
-    "no field": (record(2, targets_pretokenized=None), "example 2: Key: targets_pretokenized"),
+    "not UTF-8": (record(2, inputs_pretokenized=b"\xff"), "record 3: inputs_pretokenized is not"),
+    "no field": (record(2, targets_pretokenized=None), "record 3: it has no text 'targets_preto"),
     "too long": (record(2, inputs_pretokenized=LONG), "example 2: its inputs have more than 4,000"),
   }),
 }  # fmt: skip
