@@ -157,6 +157,16 @@ def save(folder: str | os.PathLike, adapter: Adapter, *, overwrite: bool = False
     raise
 
 
+def is_adapter(folder: str | os.PathLike) -> bool:
+  """Whether a folder holds an adapter, ours or PEFT's."""
+  return any((pathlib.Path(folder) / name).exists() for name in (META, peft_files.CONFIG))
+
+
+def unverified(folder: str | os.PathLike) -> str:
+  """What to tell the user of an adapter that is not `verified`."""
+  return f"note: {folder} names no model: unverified, checked by shapes alone"
+
+
 def check_target(folder: str | os.PathLike, *, overwrite: bool) -> None:
   """Refuses a folder that `save` would not write to: for callers with work to do before.
 
@@ -168,7 +178,7 @@ def check_target(folder: str | os.PathLike, *, overwrite: bool) -> None:
     return
   if not overwrite:
     raise FileExistsError(f"{folder} exists; name a new folder, or ask to overwrite the adapter")
-  if not any((folder / name).exists() for name in (META, peft_files.CONFIG)):
+  if not is_adapter(folder):
     raise FileExistsError(f"{folder} exists and is not an adapter; it is not overwritten")
 
 
@@ -265,7 +275,7 @@ def _check_made_for(folder: pathlib.Path, meta: Mapping[str, Any], base: Base) -
   if meta["vocabulary"]["fingerprint"] != base.vocabulary_fingerprint:
     raise ValueError(
       f"{folder} was made with the vocabulary of {made_for['source']!r} (fingerprint "
-      f"{meta['vocabulary']['fingerprint'][:12]}), not with that of {base.source!r} (fingerprint "
+      f"{meta['vocabulary']['fingerprint'][:12]}), not with the one in use (fingerprint "
       f"{base.vocabulary_fingerprint[:12]})"
     )
 

@@ -4,58 +4,22 @@
       --gin.RUNS="{'hyperllama': 'runs/mine/hyperllama', 'gisting': 'runs/mine/gisting'}"
 """
 
-import dataclasses
-import hashlib
-import json
 import pathlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from flax import nnx
 
-from hyperjax import launch, progress, runs
-from hyperjax.data import eval_sets, vocabularies
-from hyperjax.data.episodes import Episode, Query
-from hyperjax.data.eval_sets import EvalConfig, Group
+from hyperjax import adapters, answers, launch, progress, runs
+from hyperjax.answers import Method, Scorer
+from hyperjax.data import eval_episodes, eval_sets, vocabularies
+from hyperjax.data.eval_sets import EvalConfig
 from hyperjax.data.manifest import Manifest
-from hyperjax.data.prompts import PromptFormat
-from hyperjax.data.vocabularies import Vocabulary
-from hyperjax.evaluation import metrics, plots, report, scores, scoring
+from hyperjax.evaluation import plots, report, scores
 from hyperjax.hypermodels.in_context import InContext
-from hyperjax.hypermodels.tuned import NoPhi
+from hyperjax.hypermodels.tuned import NoPhi, TunedPhi
 from hyperjax.models import families
-
-Record = dict[str, Any]
-
-# Part of what stored answers are named by: raise it where scoring or decoding changes.
-_SCORING = 2
-
-
-@dataclasses.dataclass(frozen=True)
-class Method:
-  """One row of the report.
-
-  Attributes:
-    producer: what makes phi.
-    downstream: the model that answers.
-    identity: what its answers depend on besides the episodes; stored answers of another identity
-      are not used.
-    control: where its supports are, and how they differ from the other methods' (arguments of
-      `eval_sets.groups`).
-    reads_support: False where one seed's answers serve all seeds.
-  """
-
-  producer: nnx.Module
-  downstream: nnx.Module
-  identity: str
-  control: Mapping[str, bool] = dataclasses.field(default_factory=dict)
-  reads_support: bool = True
-
-  def under(self, **control: bool) -> "Method":
-    """The same method under a control."""
-    return dataclasses.replace(self, control={**self.control, **control})
 
 
 def evaluate(
@@ -69,38 +33,46 @@ def evaluate(
   data: runs.DataFolder | None = None,
   dry_run: bool = False,
 ) -> int:
-  """Scores zero-shot, in-context, every run and the controls; writes a report.
+  """Scores zero-shot, in-context, every run or adapter and the controls; writes a report.
 
-  The control "another task's support" is left out where there is one task only.
-
-  Answers are stored per method and seed as they are made: the same command goes on where it was
-  stopped.
+  The control "another task's support" is left out where there is one task only. Answers are stored
+  part by part as they are made: the same command goes on where it was stopped.
 
   Args:
     output_dir: where records, results.json, report.md and plots go.
-    runs_by_method: {name in the report: folder of a training run}.
+    runs_by_method: {name in the report: folder of a training run, or of an adapter}.
     episodes: which queries and supports.
-    hypermodel: the run whose recovery is the headline and to which the controls belong.
+    hypermodel: the method whose recovery is the headline, whose model is used, and to which the
+      controls belong if it is a run.
     task_metrics: {a task, or the front part of some tasks' names: metric}, in place of the metric
       that the tasks' source names.
     architecture: what the runs' model is taken for; not checked where None.
     data: the held-out tasks; those of the hypermodel's own run where None.
     dry_run: print what would be done.
+
+  Raises:
+    ValueError: a method is for another model, prompt format or vocabulary than the others or the
+      data; or there is no data.
   """
   if hypermodel not in runs_by_method:
     raise ValueError(
       f"hypermodel {hypermodel!r} is none of the runs {sorted(runs_by_method)}: name its folder in "
       "RUNS, or set evaluate.hypermodel"
     )
-  given = launch.configured(runs_by_method[hypermodel], "hyperjax.train", "train")
-  if architecture not in (None, given["model"].architecture):
+  model, own_data = _subject(runs_by_method[hypermodel])
+  if architecture not in (None, model.architecture):
     raise ValueError(
-      f"the runs' model is {given['model'].architecture}, not {architecture}: name its file of "
-      "gin/models"
+      f"the runs' model is {model.architecture}, not {architecture}: name its file of gin/models"
     )
-  data = data or given["data"].held_out
+  data = data or own_data
+  if data is None:
+    raise ValueError(
+      f"{runs_by_method[hypermodel]} is an adapter, which names no tasks: name a data file and "
+      "runs/evaluate_on.gin, or a run as evaluate.hypermodel"
+    )
   if dry_run:
-    print(f"methods    zero_shot, in_context, {', '.join(runs_by_method)}, 3 controls")
+    controls = "1 control" if own_data is None else "3 controls"
+    print(f"methods    zero_shot, in_context, {', '.join(runs_by_method)}, {controls}")
     print(f"data       {data.config.title} in {data.path}")
     print(f"episodes   {episodes}")
     return 0
@@ -110,32 +82,31 @@ def evaluate(
   tasks = manifest.select(episodes.include, episodes.exclude)
   chosen = scores.choose(
     {task: manifest.metrics(task) for task in tasks}, task_metrics,
-    with_options=[task for task in tasks if eval_sets.have_options(manifest, task)],
+    with_options=[task for task in tasks if eval_episodes.have_options(manifest, task)],
   )  # fmt: skip
   left_out = eval_sets.count_left_out(manifest, episodes)
-  loaded = given["model"].load()
-  dtypes = given["model"].dtypes()
-  layout = given["model"].architecture.layout
-  methods = dict(_methods(runs_by_method, hypermodel, loaded, dtypes, manifest))
-  scorer = Scorer(
-    layout, vocabulary, manifest.prompt, episodes.batch_size, episodes.max_new_tokens
-  )
+  methods = dict(_methods(runs_by_method, hypermodel, model, manifest))
+  scorer = Scorer(model.architecture.layout, vocabulary, manifest, episodes)
   folder = pathlib.Path(output_dir)
   (folder / "answers").mkdir(parents=True, exist_ok=True)
   if len(tasks) == 1:  # there is no other task
-    del methods["other_task_support"]
+    methods.pop("other_task_support", None)
   launch.accept()
-  records: dict[str, list[Record]] = {name: [] for name in methods}
+  records: dict[str, list[answers.Record]] = {name: [] for name in methods}
   with progress.counter() as bar:
     for name, method in methods.items():
       for seed in episodes.seeds:
         draw = seed if method.reads_support else episodes.seeds[0]
-        answers = _answers(folder, name, method, manifest, episodes, draw, scorer, bar)
-        records[name] += [{**answer, "seed": seed} for answer in answers]
+        found = answers.collect(folder / "answers", name, method, draw, scorer, bar)
+        # All methods were asked the same inputs: each is kept once.
+        records[name] += [
+          {**record, "seed": seed, "input": sys.intern(record["input"])} for record in found
+        ]
   run = launch.current()
   curve = {
     name: plots.read_curve(pathlib.Path(path) / "metrics.jsonl")
     for name, path in runs_by_method.items()
+    if not adapters.is_adapter(path)
   }
   report.write(
     folder, records, hypermodel=hypermodel, config=run.config, command=run.command,
@@ -145,31 +116,38 @@ def evaluate(
   return 0
 
 
+def _subject(folder: str) -> tuple[runs.ModelConfig, runs.DataFolder | None]:
+  """The model that a run or an adapter is for, and a run's held-out tasks."""
+  if not adapters.is_adapter(folder):
+    given = launch.configured(folder, "hyperjax.train", "train")
+    return given["model"], given["data"].held_out
+  source = adapters.recorded_source(folder)
+  if source is None:
+    raise ValueError(
+      f"{folder} does not say which model it is for: name a run as evaluate.hypermodel"
+    )
+  return runs.ModelConfig(families.read_config(source), source), None
+
+
 def _methods(
-  runs_by_method: Mapping[str, str], hypermodel: str, loaded: tuple[nnx.Module, str], dtypes: str,
-  manifest: Manifest,
-) -> Iterator[tuple[str, Method]]:  # fmt: skip
-  model, fingerprint = loaded
-  base = f"{_SCORING} {fingerprint} {dtypes}"
-  yield "zero_shot", Method(NoPhi(), model, base, reads_support=False)
+  runs_by_method: Mapping[str, str], hypermodel: str, given: runs.ModelConfig, manifest: Manifest
+) -> Iterator[tuple[str, Method]]:
+  model, fingerprint = given.load()
+  base = adapters.Base(
+    given.source, given.architecture, fingerprint, manifest.vocabulary["fingerprint"]
+  )
+  identity = f"{fingerprint} {given.dtypes()}"
+  yield "zero_shot", Method(NoPhi(), model, identity, reads_support=False)
   # A decoder's queries can share the support's keys and values; an encoder reads both at once.
   one_way = model.config.layout == "decoder"
   reader, place = (InContext(), {}) if one_way else (NoPhi(), {"inline": True})
-  in_context = Method(reader, model, base, place)
+  in_context = Method(reader, model, identity, place)
   yield "in_context", in_context
   for name, folder in runs_by_method.items():
-    run = runs.load(folder, loaded=loaded)
-    read = (run.prompt.to_json(), run.vocabulary.fingerprint)
-    if read != (manifest.prompt.to_json(), manifest.vocabulary["fingerprint"]):
-      raise ValueError(
-        f"{folder} was trained with the prompt format {run.prompt.name!r} and the vocabulary "
-        f"{run.vocabulary.fingerprint[:12]}, {manifest.folder} was built with "
-        f"{manifest.prompt.name!r} and {manifest.vocabulary['fingerprint'][:12]}: set PROMPT and "
-        "VOCABULARY as the run has them, and another DATA_DIR"
-      )
-    place = {"inline": True} if run.inline else {}
-    reads = run.inline or getattr(run.producer, "reads_support", True)
-    method = Method(run.producer, run.downstream, f"{base} {run.trained_hash}", place, reads)
+    if adapters.is_adapter(folder):
+      yield name, _adapted(folder, model, base, manifest, identity)
+      continue
+    method = _trained(folder, (model, fingerprint), manifest, identity)
     yield name, method
     if name == hypermodel:
       yield "other_task_support", method.under(other_support=True)
@@ -178,111 +156,45 @@ def _methods(
   yield "in_context_shuffled", in_context.under(shuffle_outputs=True)
 
 
-def _answers(
-  folder, name, method, manifest: Manifest, episodes: EvalConfig, seed, scorer, bar
-) -> list[Record]:
-  """The records of a method under one seed, read back where they were made before."""
-  about = json.dumps(
-    [method.identity, manifest.values["tasks"], scorer.vocabulary.fingerprint, seed,
-     dict(method.control), dataclasses.asdict(dataclasses.replace(episodes, seeds=(seed,)))]
-  )  # fmt: skip
-  key = hashlib.sha256(about.encode()).hexdigest()[:16]
-  file = folder / "answers" / f"{name}-{seed}-{key}.json"
-  if file.exists():
-    return json.loads(file.read_text())
-  groups = eval_sets.groups(manifest, episodes, seed, layout=scorer.layout, **method.control)
-  total = sum(-(-len(group.episodes) // episodes.batch_size) for group in groups)
-  task = bar.add_task(f"{name}, seed {seed}", total=total)
-  records = []
-  for group in groups:
-    for found in scorer.score(method, group):
-      records += [_with_references(record, manifest) for record in found]
-      bar.advance(task)
-  report.write_whole(file, json.dumps(records).encode())
-  return records
+def _trained(
+  folder: str, loaded: tuple[nnx.Module, str], manifest: Manifest, identity: str
+) -> Method:
+  """A training run as a method."""
+  run = runs.load(folder, loaded=loaded)
+  _check_reads(folder, run.prompt.to_json(), run.vocabulary.fingerprint, manifest)
+  place = {"inline": True} if run.inline else {}
+  reads = run.inline or getattr(run.producer, "reads_support", True)
+  return Method(run.producer, run.downstream, f"{identity} {run.trained_hash}", place, reads)
 
 
-def _with_references(record: Record, manifest: Manifest) -> Record:
-  """The record with the texts that its answer is compared with, where its task has them."""
-  split = eval_sets.query_split(manifest.splits(record["task"]))
-  found = manifest.store(record["task"], split).references(record["query_id"])
-  return {**record, "references": found} if found else record
+def _adapted(
+  folder: str, model: nnx.Module, base: adapters.Base, manifest: Manifest, identity: str
+) -> Method:
+  """An adapter as a method: the frozen model under one phi for all tasks."""
+  adapter = adapters.load(folder, base)
+  if adapter.verified:
+    _check_reads(folder, adapter.prompt, base.vocabulary_fingerprint, manifest)
+  else:
+    print(adapters.unverified(folder), file=sys.stderr)
+  spec = adapters.phi_spec(base.config, adapter.phi)
+  producer = TunedPhi.starting_from(adapter.phi, spec)
+  return Method(
+    producer, model, f"{identity} {runs.digest(adapter.phi)}", reads_support=False
+  )
 
 
-@dataclasses.dataclass(frozen=True)
-class Scorer:
-  """Scores groups of episodes, laid out for one kind of model."""
-
-  layout: str
-  vocabulary: Vocabulary
-  prompt: PromptFormat
-  batch_size: int
-  max_new_tokens: int | None
-
-  def score(self, method: Method, group: Group) -> Iterator[list[Record]]:
-    """Yields the records of one batch after another."""
-    end, longest = self.prompt.terminator_ids(self.vocabulary), group.longest_input
-    for batch, _, episodes in eval_sets.batches(group, self.batch_size):
-      phi = scoring.produce(method.producer, method.downstream, batch.support)
-      likelihood = np.asarray(scoring.teacher_forced(method.downstream, phi, batch)[0])
-      ids, count = scoring.answers(
-        method.downstream, phi, batch, end, longest, self.max_new_tokens
-      )
-      ranked = self._ranked(method.downstream, phi, episodes, group)
-      yield [
-        {
-          "task": episode.task, "query_id": query.id,
-          "input": self.vocabulary.decode(query.input.tolist()),
-          **self._compare(ids[row, column, : count[row, column]].tolist(), query, end),
-          "log_likelihood": float(likelihood[row, column]), "tokens": len(query.target),
-          **ranked.get((row, column), {}),
-        }
-        for row, episode in enumerate(episodes)
-        for column, query in enumerate(episode.queries)
-      ]  # fmt: skip
-
-  def _compare(self, ids: list[int], query: Query, end: tuple[int, ...]) -> Record:
-    """The texts, and whether the answer ended in time and is the target."""
-    ended = tuple(ids[-len(end) :]) == end
-    prediction = self.vocabulary.decode(ids[: -len(end)] if ended else ids).strip()
-    target = self._target_text(query.target)
-    match = int(ended and metrics.exact_match(prediction, target))
-    return {"target": target, "prediction": prediction, "exact_match": match}
-
-  def _ranked(
-    self, downstream, phi, episodes: Sequence[Episode], group: Group
-  ) -> dict[tuple[int, int], Record]:
-    """For queries with options, the likeliest one; the first of equals wins.
-
-    By log-probabilities summed over its tokens, terminator included (T0, arXiv 2110.08207), and by
-    their mean over its tokens (MetaICL, arXiv 2110.15943).
-    """
-    queries = {
-      (row, column): query
-      for row, episode in enumerate(episodes)
-      for column, query in enumerate(episode.queries)
-      if query.options
-    }
-    scores = []
-    for option in range(max((len(q.options) for q in queries.values()), default=0)):
-      asked = [eval_sets.with_targets(episode, option) for episode in episodes]
-      batch = eval_sets.fill(asked, group, self.batch_size)
-      scores.append(np.asarray(scoring.teacher_forced(downstream, phi, batch)[0]))
-    found = {}
-    for (row, column), query in queries.items():
-      total = np.array([s[row, column] for s in scores[: len(query.options)]])
-      likeliest = query.options[int(np.argmax(total))]
-      by_token = query.options[int(np.argmax(total / [len(o) for o in query.options]))]
-      found[row, column] = {
-        "option_correct": int(np.array_equal(likeliest, query.target)),
-        "option_by_token": self._target_text(by_token),
-      }
-    return found
-
-  def _target_text(self, ids: np.ndarray) -> str:
-    """The text of a target piece, without its terminator."""
-    end = self.prompt.terminator_ids(self.vocabulary)
-    return self.vocabulary.decode(ids[: -len(end)].tolist()).strip()
+def _check_reads(
+  folder: str, prompt: Mapping[str, Any] | None, vocabulary: str, manifest: Manifest
+) -> None:
+  """Refuses a method that reads texts in another form than the data has."""
+  own, built = prompt, manifest.prompt.to_json()
+  if (own or built, vocabulary) != (built, manifest.vocabulary["fingerprint"]):
+    raise ValueError(
+      f"{folder} was trained with the prompt format {own['name']!r} and the vocabulary "
+      f"{vocabulary[:12]}, {manifest.folder} was built with {built['name']!r} and "
+      f"{manifest.vocabulary['fingerprint'][:12]}: set PROMPT and VOCABULARY as the run has them, "
+      "and another DATA_DIR"
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -274,7 +274,7 @@ def predict(args: argparse.Namespace) -> list[dict[str, str]]:
   for folder in folders:
     adapter = adapters.load(folder, base)
     if not adapter.verified:
-      print(f"note: {folder} names no model: unverified, checked by shapes alone", file=sys.stderr)
+      print(adapters.unverified(folder), file=sys.stderr)
     loaded[folder] = adapter, _prompt(folder, adapter, args.prompt)
   tools = Tools(
     downstream, vocabulary, families.context_length(source), args.max_new_tokens,

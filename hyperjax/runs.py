@@ -211,12 +211,13 @@ def load(
   adapted = system.downstream if "downstream" in trained_parts(producer) else downstream
   return Run(
     folder, model, adapted, system.producer, restored.step, vocabulary,
-    data.config.prompt, fingerprint, _hash(restored.trained), data.inline,
+    data.config.prompt, fingerprint, digest(restored.trained), data.inline,
     tuple(trained_parts(producer)), provenance,
   )  # fmt: skip
 
 
-def _hash(tree: Any) -> str:
+def digest(tree: Any) -> str:
+  """A hash of a tree's arrays and their places."""
   digest = hashlib.sha256()
   for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
     digest.update(f"{jax.tree_util.keystr(path)} {leaf.dtype}{leaf.shape}".encode())

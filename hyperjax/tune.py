@@ -24,7 +24,7 @@ from hyperjax import launch, progress, runs
 from hyperjax.core import arithmetic, sharding
 from hyperjax.core.batch import Batch
 from hyperjax.core.phi import Phi
-from hyperjax.data import eval_sets, layouts, loader, schedule, shapes, vocabularies
+from hyperjax.data import eval_episodes, layouts, loader, schedule, shapes, vocabularies
 from hyperjax.data.episodes import Episode, Sampler
 from hyperjax.data.manifest import Manifest
 from hyperjax.data.shapes import BatchShape
@@ -219,7 +219,7 @@ class Bench:
     """The queries that are answered, in groups of `batch_size`."""
     return [
       dataclasses.replace(episode, head=episode.head[:0], shots=())
-      for episode in eval_sets.eval_episodes(
+      for episode in eval_episodes.eval_episodes(
         self.manifest, task, num_shots=1, num_queries=self.config.batch_size,
         max_queries=self.config.max_queries, seed=self.config.seeds[0],
       )
@@ -232,8 +232,8 @@ class Bench:
     """
     splits = self.manifest.splits(task)
     asked = [q.id for episode in self.asked(task) for q in episode.queries]
-    split = eval_sets.support_split(task, splits, seed)
-    apart = Sampler(self.manifest, task, eval_sets.query_split(splits), split, count, 1)
+    split = eval_episodes.support_split(task, splits, seed)
+    apart = Sampler(self.manifest, task, eval_episodes.query_split(splits), split, count, 1)
     ids = apart.draw(asked, count, (seed, "tune", task))
     return Sampler(self.manifest, task, split, split, count, 1), ids
 

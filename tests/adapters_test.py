@@ -316,7 +316,7 @@ def test_another_model_is_named(saved, base):
 
 def test_another_vocabulary_is_named(saved, base):
   other = dataclasses.replace(base, vocabulary_fingerprint="e" * 64)
-  with pytest.raises(ValueError, match="made with the vocabulary of .* not with that of"):
+  with pytest.raises(ValueError, match="made with the vocabulary of .* not with the one in use"):
     adapters.load(saved, other)
 
 

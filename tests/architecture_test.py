@@ -17,9 +17,9 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 MAX_LINES = 400
 MAX_ARGUMENTS = 8
 
-# A command is one module; `runs` and `progress` are what commands share.
+# A command is one module; `runs`, `progress` and `answers` are what they share.
 COMMANDS = ("adapt", "cli", "compile", "convert", "doctor", "evaluate", "predict", "report")
-COMMANDS += ("train", "tune", "runs", "progress")
+COMMANDS += ("train", "tune", "runs", "progress", "answers")
 
 # Files of `evaluation` that score texts alone: tasks name their functions as metrics.
 METRICS = (["evaluation", "classification"], ["evaluation", "text_metrics"])

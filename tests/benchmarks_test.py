@@ -98,6 +98,25 @@ def test_building_and_reading_are_measured(more, monkeypatch, capsys):
   assert found["tokens_per_second"] > 0 and found["batch_tokens_per_second"] > 0
 
 
+def test_ranking_options_is_measured(monkeypatch, capsys):
+  """Two parts of batches: one full, one not; nothing compiles after the first of each shape."""
+  files = ["models/llama_tiny.gin", "systems/hyperllama.gin", "data/lexical.gin", "runs/mtf.gin"]
+  monkeypatch.setattr("sys.argv", [
+    "rank_options", *(f"--gin_file={file}" for file in files), "--options", "200",
+    "--batch_size", "2", "--num_queries", "4", "--large", "2",
+  ])  # fmt: skip
+  benchmark = load("rank_options")
+  monkeypatch.setattr(benchmark.answers, "_PART_BATCHES", 6)
+  monkeypatch.setattr(benchmark.continuations, "_PROGRAM_TOKENS", 0)
+  assert benchmark.main() == 0
+  found = json.loads(capsys.readouterr().out)
+  assert 200 <= found["options"] < 220 and len(found["shapes"]) > 2
+  assert 20 * 200 < found["tokens"] < 70 * 220
+  assert found["ratio"] == pytest.approx(
+    found["seconds"] / found["large_batch_seconds"], rel=0.05
+  )
+
+
 def figure(mean):
   return {"mean": mean, "low": None if mean is None else mean - 0.1,
           "high": None if mean is None else mean + 0.1}  # fmt: skip

@@ -4,13 +4,15 @@ import collections
 import dataclasses
 import json
 import math
+import re
+import shutil
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hyperjax import evaluate, launch, runs, train
+from hyperjax import adapt, adapters, answers, evaluate, launch, predict, runs, train
 from hyperjax.data import eval_sets, loader
 from hyperjax.evaluation import report
 from tests import tiny as tiny_lib
@@ -216,34 +218,49 @@ def test_stored_answers_are_read_back(tiny, finished, monkeypatch):
   def score(*_):
     raise AssertionError("scored again")
 
-  monkeypatch.setattr(evaluate.Scorer, "score", score)
+  monkeypatch.setattr(answers.Scorer, "score", score)
   assert evaluate.main(arguments(out, {"hyperllama": tiny.run, "again": tiny.run})) == 0
   assert json.loads((out / "results.json").read_text())["methods"] == before["methods"]
   with pytest.raises(AssertionError, match="scored again"):  # another seed is not among them
     evaluate.main(arguments(out, {"hyperllama": tiny.run}, SEEDS="(5,)"))
 
 
-def test_answers_that_were_not_finished_are_not_taken(tiny, tmp_path, monkeypatch):
-  """A process that dies while it scores leaves whole files of answers only."""
+def test_a_killed_evaluation_goes_on_in_the_middle_of_a_method(
+  tiny, finished, tmp_path, monkeypatch
+):
+  """Only what is missing is computed, and all is as if nothing had happened."""
   calls = []
-  original = evaluate.Scorer.score
+  original = answers.Scorer.score
 
-  def score(self, method, group):
-    calls.append(type(method.producer).__name__)
-    for number, found in enumerate(original(self, method, group)):
-      if len(calls) == 3 and number == 1:
-        raise KeyboardInterrupt
-      yield found
+  def score(self, method, part, advance):
+    calls.append((type(method.producer).__name__, part.batches))
+    if len(calls) == 4:
+      raise KeyboardInterrupt
+    return original(self, method, part, advance)
 
-  monkeypatch.setattr(evaluate.Scorer, "score", score)
+  monkeypatch.setattr(answers, "_PART_BATCHES", 1)
+  monkeypatch.setattr(answers.Scorer, "score", score)
   given = arguments(tmp_path, {"hyperllama": tiny.run}, SEEDS="(0,)")
   assert evaluate.main(given) == 130
-  assert len(list((tmp_path / "answers").glob("*"))) == 2
+  first, second = range(1), range(1, 2)
+  every = lambda name: [(name, first), (name, second)]
+  assert calls == every("NoPhi") + every("InContext")
+  kept = sorted(p for p in (tmp_path / "answers").rglob("*") if p.is_file())
+  names = [str(p.relative_to(tmp_path / "answers")) for p in kept]
+  assert len(names) == 2
+  assert re.fullmatch(r"in_context-0-\w{16}/\w{8}-0-1\.json", names[0])
+  assert re.fullmatch(r"zero_shot-0-\w{16}\.json", names[1])
   calls[:] = [None] * 10
   assert evaluate.main(given) == 0
-  assert calls[10:] == [*["HyperLlama"] * 3, "InContext"]
-  records = report.read_records(tmp_path)
-  assert len(records["hyperllama"]) == len(records["zero_shot"])
+  assert calls[10:] == [("InContext", second), *every("HyperLlama") * 3, *every("InContext")]
+  assert all(p.is_file() for p in (tmp_path / "answers").iterdir())
+  found, whole = report.read_records(tmp_path), finished[1]
+  for method, records in found.items():
+    expected = [r for r in whole[method] if r["seed"] == 0]
+    likelihood = lambda given: [r.pop("log_likelihood") for r in map(dict, given)]
+    assert likelihood(records) == pytest.approx(likelihood(expected), rel=1e-5)
+    rest = lambda given: [{k: v for k, v in r.items() if k != "log_likelihood"} for r in given]
+    assert rest(records) == rest(expected), method
 
 
 def test_a_dry_run_scores_nothing(tiny, tmp_path, capsys):
@@ -252,6 +269,104 @@ def test_a_dry_run_scores_nothing(tiny, tmp_path, capsys):
   text = capsys.readouterr().out
   assert "zero_shot, in_context, hyperllama, 3 controls" in text and "held_out in" in text
   assert not out.exists()
+
+
+# ---- Adapters ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def adapter(tiny, tmp_path_factory):
+  """An adapter that the run made of five examples of a task."""
+  folder = tmp_path_factory.mktemp("adapter")
+  rows = tiny_lib.examples()["held_choice"][:5]
+  (folder / "examples.json").write_text(
+    json.dumps([{"input": row["input"], "output": row["output"]} for row in rows])
+  )
+  assert adapt.main([
+    "--checkpoint", str(tiny.run), "--examples", str(folder / "examples.json"),
+    "--out", str(folder / "adapter"),
+  ]) == 0  # fmt: skip
+  return folder / "adapter"
+
+
+def alone(tiny, out, folder) -> list[str]:
+  """The command line for an adapter without a run, on the tasks of a data file."""
+  files = ("models/llama_tiny.gin", "data/fewshot.gin", "runs/evaluate_on.gin")
+  given = {
+    "EVAL_OUTPUT_DIR": out, "RUNS": {"mine": str(folder)}, "MODEL_SOURCE": tiny.model,
+    "VOCABULARY": "%MODEL_SOURCE", "FEWSHOT_DIR": tiny.tasks, "DATA_DIR": tiny.data,
+    "FEWSHOT_HELD_OUT": tiny_lib.HELD_OUT, "evaluate.evaluate.hypermodel": "'mine'",
+    "NUM_SHOTS": 3, "NUM_QUERIES": 4, "MAX_QUERIES": 10, "SEEDS": (0, 1), "BATCH_SIZE": 4,
+    "MAX_SHAPES": 1, "MAX_NEW_TOKENS": 5,
+  }  # fmt: skip
+  bindings = [f"--gin.{name}={value}" for name, value in given.items()]
+  return [*(f"--gin_file={file}" for file in files), *bindings]
+
+
+def test_an_adapter_answers_as_predict_does(tiny, adapter, tmp_path, capsys):
+  """Alone, with the model that it names; and what it answers does not depend on the seed."""
+  assert evaluate.main(alone(tiny, tmp_path / "report", adapter)) == 0
+  records = report.read_records(tmp_path / "report")
+  assert list(records) == ["zero_shot", "in_context", "mine", "in_context_shuffled"]
+  found = records["mine"]
+  assert [r["prediction"] for r in found] != [r["prediction"] for r in records["zero_shot"]]
+  of_seed = lambda seed: [{**r, "seed": 0} for r in found if r["seed"] == seed]
+  assert of_seed(0) == of_seed(1) and len(of_seed(0)) == 20
+  inputs = [r["input"].removeprefix("Q: ").removesuffix("\nA:") for r in of_seed(0)]
+  asked = [argument for text in inputs for argument in ("--input", text)]
+  args = predict.parser().parse_args(["--adapter", str(adapter), *asked, "--max_new_tokens", "5"])
+  expected = [answer["prediction"] for answer in predict.predict(args)]
+  assert [r["prediction"] for r in of_seed(0)] == expected and len(set(expected)) > 1
+  results = json.loads((tmp_path / "report" / "results.json").read_text())
+  assert results["hypermodel"] == "mine"
+
+
+def test_an_adapter_of_peft_stands_beside_a_run(tiny, adapter, tmp_path, capsys):
+  """PEFT's folder says nothing of model and prompt: it is taken as it is, with a note."""
+  folder = tmp_path / "peft"
+  shutil.copytree(adapter, folder)
+  (folder / adapters.META).unlink()
+  by_method = {"hyperllama": tiny.run, "ours": adapter, "peft": folder}
+  out = tmp_path / "report"
+  assert evaluate.main(arguments(out, by_method, SEEDS="(0,)", MAX_QUERIES=4)) == 0
+  assert f"note: {folder} names no model: unverified" in capsys.readouterr().err
+  records = report.read_records(out)
+  assert records["ours"] == records["peft"] != records["hyperllama"]
+  assert (out / "curve.png").exists()  # the run's
+
+
+def changed(adapter, folder, **values):
+  """A copy of an adapter whose hyperjax.json says something else."""
+  shutil.copytree(adapter, folder)
+  meta = json.loads((folder / adapters.META).read_text())
+  (folder / adapters.META).write_text(json.dumps({**meta, **values}))
+  return folder
+
+
+def test_an_adapter_for_something_else_is_refused(tiny, adapter, tmp_path, capsys):
+  meta = json.loads((adapter / adapters.META).read_text())
+  cases = {
+    "model": ({**meta["model"], "fingerprint": "0" * 64}, "was made for the model"),
+    "prompt": ({**meta["prompt"], "name": "mine"}, "was trained with the prompt format 'mine'"),
+    "vocabulary": ({"fingerprint": "0" * 64}, "was made with the vocabulary of"),
+  }
+  for field, (value, message) in cases.items():
+    folder = changed(adapter, tmp_path / field, **{field: value})
+    status = evaluate.main(
+      arguments(tmp_path / "out", {"hyperllama": tiny.run, "other": folder}, SEEDS="(0,)")
+    )
+    found = tiny_lib.refused(capsys, status)
+    assert found.startswith(f"{folder} {message}"), field
+
+
+def test_an_adapter_alone_needs_a_data_file(tiny, adapter, tmp_path, capsys):
+  status = evaluate.main(arguments(tmp_path / "out", {"hyperllama": adapter}))
+  assert tiny_lib.refused(capsys, status) == (
+    f"{adapter} is an adapter, which names no tasks: name a data file and runs/evaluate_on.gin, or "
+    "a run as evaluate.hypermodel"
+  )
+  assert evaluate.main([*alone(tiny, tmp_path / "out", adapter), "--dry_run"]) == 0
+  assert "zero_shot, in_context, mine, 1 control" in capsys.readouterr().out
 
 
 # ---- What is refused -----------------------------------------------------------------------------

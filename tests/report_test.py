@@ -8,7 +8,7 @@ import os
 import pytest
 
 from hyperjax import report as command
-from hyperjax.evaluation import report, tables
+from hyperjax.evaluation import figures, tables
 from tests.evaluation import report_test as made_up
 
 FILES = {"families.png", "index.html", "runs.png", "table.csv", "table.md", "tasks.csv"}
@@ -30,12 +30,12 @@ def second(tmp_path):
   )
   results = load(folder)
   results["metrics"] = {"p3.rte.1": "accuracy", TAG: "rouge_l"}
-  for figures in results["methods"].values():
-    figures["score"] = {k: v + 0.1 for k, v in figures["exact_match"].items()}
+  for found in results["methods"].values():
+    found["score"] = {k: v + 0.1 for k, v in found["exact_match"].items()}
   for groups in (results["tasks"], results["families"]):
     for methods in groups.values():
-      for figures in methods.values():
-        figures["score"] = figures["exact_match"] + 0.1
+      for found in methods.values():
+        found["score"] = found["exact_match"] + 0.1
   for method, recovered in results["recoveries"].items():
     recovered["score"] = recovered["exact_match"] | {"mean": 0.25 if method == "my_own" else 0.5}
   save(folder, results)
@@ -44,7 +44,7 @@ def second(tmp_path):
 
 def evaluation(folder, records):
   """A folder with what `report.write` writes of these records, less what is not read."""
-  found = report.summarise(records, hypermodel="hyperllama", config="X = 1\n", command="evaluate")
+  found = figures.summarise(records, hypermodel="hyperllama", config="X = 1\n", command="evaluate")
   folder.mkdir()
   save(folder, found)
   return folder
@@ -95,8 +95,8 @@ def test_a_row_per_run_and_method(first, second, tmp_path):
 
 def test_the_worst_seed_has_a_column(first, second, tmp_path):
   results = load(second)
-  for figures in results["methods"].values():
-    figures["score_worst_seed"] = {k: v - 0.05 for k, v in figures["score"].items()}
+  for found in results["methods"].values():
+    found["score_worst_seed"] = {k: v - 0.05 for k, v in found["score"].items()}
   save(second, results)
   assert compare(first, second, out=tmp_path / "out") == 0
   found = rows(tmp_path / "out" / "table.csv")

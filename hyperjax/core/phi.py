@@ -207,6 +207,20 @@ def rows(phi: Phi | None) -> int:
   return max((leaf.shape[1] for leaf in jax.tree.leaves(phi)), default=1)
 
 
+def join(phis: Sequence[Phi | None], batch: int) -> Phi | None:
+  """One phi with the rows of several that a producer made for `batch` episodes each; what is shared
+  by the episodes of a batch is shared by all."""
+  shared = lambda leaf: leaf.shape[1] == 1 < batch
+  return jax.tree.map(
+    lambda *leaves: leaves[0] if shared(leaves[0]) else jnp.concatenate(leaves, 1), *phis
+  )
+
+
+def take(phi: Phi | None, rows: jax.Array) -> Phi | None:
+  """The phi of chosen rows: leaves [L, X, ...] become [L, len(rows), ...]; shared ones stay."""
+  return jax.tree.map(lambda leaf: leaf[:, rows] if leaf.shape[1] > 1 else leaf, phi)
+
+
 def stack_rows(phis: Sequence[Phi]) -> Phi:
   """One batch from several phis of the same sites: prefixes and prompts padded to the longest,
   ranks to the largest (zeros), so that every row of a batch can carry its own adapter.

@@ -1,24 +1,23 @@
-"""Evaluation sets: the same episodes for every method, in a few static shapes.
+"""Evaluation sets: the same episodes for every method, in a few static shapes."""
 
-An evaluation episode is a function of (seed, id of its first query) alone.
-"""
-
+import bisect
 import dataclasses
 import itertools
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from hyperjax.core.batch import Batch
+from hyperjax.data import continuations, layouts, loader, shapes, shots
 from hyperjax.data import episodes as episodes_lib
-from hyperjax.data import layouts, loader, schedule, shapes, shots
-from hyperjax.data.episodes import Episode, Sampler
+from hyperjax.data.episodes import Episode
+from hyperjax.data.eval_episodes import Lazy, eval_episodes, left_out, other_tasks
 from hyperjax.data.layouts import Layout
-from hyperjax.data.manifest import Manifest, family, prepared
+from hyperjax.data.manifest import Manifest
 from hyperjax.data.shapes import BatchShape
 from hyperjax.data.shots import NumShots
-
-_SPLITS = ("test", "validation", "train")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,17 +62,141 @@ class EvalConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-  """Episodes that share one static shape."""
+  """Episodes that share one static shape.
 
+  Attributes:
+    tasks: whose episodes they are, in this order.
+    shape: of their batches.
+    episodes: drawn as they are read; none is kept.
+    layout: of the downstream model's queries.
+    longest_input: tokens of the longest query's input, with what ends it.
+    continuations: the shapes of the batches in which continuations are scored.
+  """
+
+  tasks: tuple[str, ...]
   shape: BatchShape
-  episodes: tuple[Episode, ...]
+  episodes: Sequence[Episode]
   layout: Layout
+  longest_input: int
+  continuations: tuple[BatchShape, ...]
 
-  @property
-  def longest_input(self) -> int:
-    """Tokens of the longest query's input, with what ends it."""
-    inputs = [query.input for episode in self.episodes for query in episode.queries]
-    return max(map(len, inputs)) + len(self.layout.end)
+  def num_batches(self, batch_size: int) -> int:
+    """How many batches hold all episodes."""
+    return -(-len(self.episodes) // batch_size)
+
+
+@dataclasses.dataclass
+class _Needs:
+  """What some episodes need so that nothing of them is cut: S, T and W; `longest_input` as in
+  `Group`; {(T, W): rows of continuations that need it}; and how many episodes they are."""
+
+  support: int = 1
+  query: int = 1
+  targets: int = 1
+  longest_input: int = 1
+  rows: Counter[tuple[int, int]] = dataclasses.field(default_factory=Counter)
+  episodes: int = 0
+
+  def add(self, episode: Episode, width: int, layout: Layout) -> None:
+    """Counts one episode in."""
+    end = len(layout.end)
+    sizes = [(r.query, r.targets) for r in continuations.rows(episode, width, layout)]
+    inputs = [len(query.input) for query in episode.queries]
+    one = _Needs(len(episode.support) + end, *map(max, zip(*sizes, strict=True)),
+                 max(inputs) + end, Counter(sizes), 1)  # fmt: skip
+    self.include(one)
+
+  def include(self, other: "_Needs") -> None:
+    """Counts the other's episodes in."""
+    for name in ("support", "query", "targets", "longest_input"):
+      setattr(self, name, max(getattr(self, name), getattr(other, name)))
+    self.rows.update(other.rows)
+    self.episodes += other.episodes
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """Tasks sorted into at most `max_shapes` shapes that cut nothing.
+
+  The shapes of queries and continuations are the same for all seeds and controls of a
+  configuration, unless `inline`.
+
+  Attributes:
+    manifest, config, other_support, inline: as `plan` was given them.
+    layout: of the downstream model's queries.
+    groups: without their episodes.
+  """
+
+  manifest: Manifest
+  config: EvalConfig
+  layout: Layout
+  other_support: bool
+  inline: bool
+  groups: Sequence[Group]
+
+  def draw(self, seed: int, *, shuffle_outputs: bool = False) -> list[Group]:
+    """The episodes of one seed.
+
+    Args:
+      seed: draws the supports.
+      shuffle_outputs: control: outputs of each support change places.
+    """
+    others = _others(self.manifest, self.config) if self.other_support else {}
+    return [
+      dataclasses.replace(group, episodes=_joined([
+        _drawn(self.manifest, task, self.config, seed, self.inline,
+               shuffle_outputs=shuffle_outputs, support_task=others.get(task))
+        for task in group.tasks
+      ]))
+      for group in self.groups
+    ]  # fmt: skip
+
+
+def plan(
+  manifest: Manifest,
+  config: EvalConfig,
+  *,
+  layout: str = "decoder",
+  other_support: bool = False,
+  inline: bool = False,
+) -> Plan:
+  """Reads all episodes of all seeds once, one after another, and plans their shapes.
+
+  Args:
+    manifest: the data folder.
+    config: what is asked.
+    layout: of the downstream model's queries, its `config.layout`.
+    other_support: control: each task's supports come from another task.
+    inline: the support stands in each query's own input.
+  """
+  laid = layouts.of(layout, manifest.vocabulary)
+  width = continuations.width(config.num_queries)
+
+  def needs(others: Mapping[str, str]) -> dict[str, _Needs]:
+    found = {}
+    for task in manifest.select(config.include, config.exclude):
+      found[task] = _Needs()
+      for seed in config.seeds:
+        for episode in _drawn(manifest, task, config, seed, inline, support_task=others.get(task)):
+          found[task].add(episode, width, laid)
+    return found
+
+  plain = needs({})
+  control = needs(_others(manifest, config)) if other_support else {}
+  sizes = {t: shapes.rounded(n.support, 1, n.query, n.targets) for t, n in plain.items()}
+  rates = {task: float(found.episodes) for task, found in plain.items()}
+  groups = []
+  for _, tasks in shapes.sort(sizes, rates, config.num_queries, config.max_shapes):
+    every = _Needs()
+    for task in tasks:
+      every.include(plain[task])
+      if inline and other_support:
+        every.include(control[task])
+    support = max([every.support, *(control[task].support for task in tasks if other_support)])
+    shape = shapes.rounded(support, config.num_queries, every.query, every.targets)
+    rows = continuations.plan(every.rows, width)
+    groups.append(Group(tasks, shape, (), laid, every.longest_input, rows))
+  return Plan(manifest, config, laid, other_support, inline, groups)
 
 
 def groups(
@@ -81,122 +204,63 @@ def groups(
   config: EvalConfig,
   seed: int,
   *,
-  layout: str = "decoder",
-  other_support: bool = False,
   shuffle_outputs: bool = False,
-  inline: bool = False,
+  **place: Any,
 ) -> list[Group]:
-  """The episodes of one seed, sorted into at most `max_shapes` shapes that cut nothing.
+  """The episodes of one seed alone; `place` as for `plan`."""
+  return plan(manifest, config, **place).draw(seed, shuffle_outputs=shuffle_outputs)
 
-  The shapes are the same for all seeds and controls of a configuration, unless `inline`.
 
-  Args:
-    manifest: the data folder.
-    config: what is asked.
-    seed: draws the supports.
-    layout: of the downstream model's queries, its `config.layout`.
-    other_support: control: each task's supports come from another task.
-    shuffle_outputs: control: outputs of each support change places.
-    inline: the support stands in each query's own input.
+def _others(manifest: Manifest, config: EvalConfig) -> Mapping[str, str]:
+  return other_tasks(manifest.select(config.include, config.exclude))
+
+
+def _drawn(
+  manifest: Manifest, task: str, config: EvalConfig, seed: int, inline: bool, **control: Any
+) -> Sequence[Episode]:
+  drawn = eval_episodes(
+    manifest, task, num_shots=config.num_shots, num_queries=config.num_queries,
+    max_queries=config.max_queries, seed=seed, **control,
+  )  # fmt: skip
+  if inline:
+    return Lazy(len(drawn), lambda number: episodes_lib.inline(drawn[number]))
+  return drawn
+
+
+def _joined(parts: Sequence[Sequence[Episode]]) -> Lazy:
+  """One sequence behind the other."""
+  starts = [0, *itertools.accumulate(map(len, parts))]
+
+  def make(number: int) -> Episode:
+    part = bisect.bisect_right(starts, number) - 1
+    return parts[part][number - starts[part]]
+
+  return Lazy(starts[-1], make)
+
+
+def batch(
+  group: Group, batch_size: int, number: int
+) -> tuple[Batch, np.ndarray, Sequence[Episode]]:
+  """The group's batch of that number, of exactly `batch_size` episodes.
+
+  Returns:
+    The batch, filled up with its first episode; a mask [B, M] of the queries that count; and the
+    episodes of its real rows.
   """
-  laid = layouts.of(layout, manifest.vocabulary)
-  place = episodes_lib.inline if inline else lambda episode: episode
-  tasks = manifest.select(config.include, config.exclude)
-  others = other_tasks(tasks) if other_support else {}
-
-  def draw(task: str, seed: int, **control) -> list[Episode]:
-    drawn = eval_episodes(
-      manifest, task, num_shots=config.num_shots, num_queries=config.num_queries,
-      max_queries=config.max_queries, seed=seed, **control,
-    )  # fmt: skip
-    return [place(episode) for episode in drawn]
-
-  plain = {
-    task: [_with_options(e) for s in config.seeds for e in draw(task, s)] for task in tasks
-  }
-  longest_support = loader.fit([e for task in tasks for e in plain[task]], laid).support
-  out = []
-  needs = {task: loader.fit(episodes, laid) for task, episodes in plain.items()}
-  rates = {task: float(len(episodes)) for task, episodes in plain.items()}
-  for _, members in shapes.sort(needs, rates, config.num_queries, config.max_shapes):
-    chosen = [
-      e
-      for task in members
-      for e in draw(task, seed, shuffle_outputs=shuffle_outputs, support_task=others.get(task))
-    ]
-    own = [e for task in members for e in plain[task]]
-    shape = loader.fit(own + chosen if inline else own, laid)
-    if other_support:
-      longest = max(longest_support, loader.fit(chosen, laid).support)
-      shape = dataclasses.replace(shape, support=longest)
-    shape = dataclasses.replace(shape, queries=config.num_queries)
-    out.append(Group(shape, tuple(chosen), laid))
-  return out
-
-
-def with_targets(episode: Episode, option: int) -> Episode:
-  """The episode with each query's target replaced by its option of that number (modulo)."""
-  queries = [
-    dataclasses.replace(q, target=q.options[option % len(q.options)]) if q.options else q
-    for q in episode.queries
-  ]
-  return dataclasses.replace(episode, queries=tuple(queries))
-
-
-def _with_options(episode: Episode) -> Episode:
-  """The episode with every option asked too, so that a shape that fits it fits all of them."""
-  most = max(len(q.options or ()) for q in episode.queries)
-  asked = [q for i in range(most) for q in with_targets(episode, i).queries]
-  return dataclasses.replace(episode, queries=(*episode.queries, *asked))
+  real = group.episodes[number * batch_size : (number + 1) * batch_size]
+  filled = [*real, *[real[0]] * (batch_size - len(real))]
+  made = loader.to_batch(filled, group.shape, group.layout)[0]
+  mask = made.weights.sum(-1) > 0
+  mask[len(real) :] = False
+  return made, mask, real
 
 
 def batches(
   group: Group, batch_size: int
 ) -> Iterator[tuple[Batch, np.ndarray, Sequence[Episode]]]:
-  """Batches of exactly `batch_size` episodes.
-
-  Yields:
-    The batch, a mask [B, M] of the queries that count, and the episodes of its real rows.
-  """
-  for start in range(0, len(group.episodes), batch_size):
-    real = group.episodes[start : start + batch_size]
-    batch = fill(real, group, batch_size)
-    mask = batch.weights.sum(-1) > 0
-    mask[len(real) :] = False
-    yield batch, mask, real
-
-
-def fill(episodes: Sequence[Episode], group: Group, batch_size: int) -> Batch:
-  """One batch of a group of exactly `batch_size` episodes, filled up with the first one."""
-  filled = [*episodes, *[episodes[0]] * (batch_size - len(episodes))]
-  return loader.to_batch(filled, group.shape, group.layout)[0]
-
-
-def have_options(manifest: Manifest, task: str) -> bool:
-  """Whether every example that an evaluation may ask has options."""
-  entry = manifest.split(task, query_split(manifest.splits(task)))
-  return 0 < entry["examples"] == entry.get("with_options", 0)
-
-
-def query_split(splits: Sequence[str]) -> str:
-  """Returns the split of a task whose examples an evaluation asks."""
-  return next((split for split in _SPLITS if split in splits), splits[0])
-
-
-def support_split(task: str, splits: Sequence[str], seed: int) -> str:
-  """Returns the split that a task's supports come from: `support_<seed>` where it has such splits,
-  else `train`, else the one that is asked.
-
-  Raises:
-    ValueError: it has such splits, but not for this seed.
-  """
-  by_seed = prepared(splits)
-  if by_seed and seed not in by_seed:
-    raise ValueError(
-      f"Task '{task}' has supports for the seeds {', '.join(map(str, by_seed))}, none for {seed}: "
-      "evaluate with some of these (gin: SEEDS)."
-    )
-  return by_seed.get(seed) or ("train" if "train" in splits else query_split(splits))
+  """All batches of a group, as `batch` makes them."""
+  for number in range(group.num_batches(batch_size)):
+    yield batch(group, batch_size, number)
 
 
 def count_left_out(manifest: Manifest, config: EvalConfig) -> dict[str, int]:
@@ -207,86 +271,3 @@ def count_left_out(manifest: Manifest, config: EvalConfig) -> dict[str, int]:
   tasks = manifest.select(config.include, config.exclude) if config.num_shots is None else ()
   counts = {task: len(left_out(manifest, task)) for task in tasks}
   return {task: count for task, count in counts.items() if count}
-
-
-def left_out(manifest: Manifest, task: str) -> set[int]:
-  """Returns the queries that are not asked where a support is a whole split: those whose input is
-  one of its inputs, with any seed, so that all seeds ask the same."""
-  splits = manifest.splits(task)
-  names = prepared(splits).values() or [support_split(task, splits, 0)]
-  stores = [manifest.store(task, name) for name in names]
-  shown = {store.input(i).tobytes() for store in stores for i in range(len(store))}
-  asked = manifest.store(task, query_split(splits))
-  return {i for i in range(len(asked)) if asked.input(i).tobytes() in shown}
-
-
-def eval_episodes(
-  manifest: Manifest,
-  task: str,
-  *,
-  num_shots: NumShots | None,
-  num_queries: int,
-  max_queries: int | None,
-  seed: int,
-  shuffle_outputs: bool = False,
-  support_task: str | None = None,
-) -> list[Episode]:
-  """Returns the evaluation episodes of a task: its queries in groups, each with its own support.
-
-  Queries come from the task's `test` split, else `validation`, else `train`; for supports see
-  `support_split`. The queries and their groups are the same for every seed; a support is keyed by
-  the seed and its group's first query.
-
-  Args:
-    manifest: the data folder.
-    task: the task that is asked.
-    num_shots, seed: see `EvalConfig`.
-    num_queries: queries that share a support (fewer in the last group).
-    max_queries: at most so many queries, the first of a permutation keyed by the task; None: all.
-    shuffle_outputs: control: outputs of a support change places, so that none keeps its own where
-      that is possible.
-    support_task: control: supports come from this task instead (see `other_tasks`).
-  """
-
-  def sampler(task: str) -> Sampler:
-    splits = manifest.splits(task)
-    shown = support_split(task, splits, seed)
-    return Sampler(manifest, task, query_split(splits), shown, num_shots, num_queries)
-
-  asked = sampler(task)
-  shown = asked if support_task is None else sampler(support_task)
-  order = schedule.Permutation(asked.num_queries_in_store, "evaluation", task)
-  out = left_out(manifest, task) if num_shots is None else ()
-  kept = (i for i in map(order, range(order.n)) if i not in out)
-  ids = list(itertools.islice(kept, max_queries))
-  if not ids:
-    raise ValueError(f"Task '{task}': every query's input is in its supports (num_shots=None).")
-  episodes = []
-  for start in range(0, len(ids), asked.queries_per_episode):
-    group = ids[start : start + asked.queries_per_episode]
-    parts = (seed, "evaluation", task, group[0])
-    number = None if num_shots is None else shots.count(num_shots, *parts, "shots")
-    support = shown.draw(group if shown is asked else [], number, parts)
-    if shuffle_outputs:
-      targets = episodes_lib.shuffled(shown.support, support, schedule.generator(*parts, "shuffle"))
-    else:
-      targets = [shown.support.target(index) for index in support]
-    queries = tuple(asked.query(index) for index in group)
-    episode = shown.assemble(support, targets, queries)
-    episodes.append(dataclasses.replace(episode, task=task))
-  return episodes
-
-
-def other_tasks(tasks: Sequence[str]) -> Mapping[str, str]:
-  """Pairs each task with another one, for the control "another task's support".
-
-  The next task in the given cyclic order, of another family where there are several families.
-  """
-  if len(tasks) < 2:
-    raise ValueError(f"Another task's support needs at least two tasks, not {list(tasks)}.")
-  several = len(set(map(family, tasks))) > 1
-  following = {task: [*tasks[i + 1 :], *tasks[:i]] for i, task in enumerate(tasks)}
-  return {
-    task: next(other for other in rest if not several or family(other) != family(task))
-    for task, rest in following.items()
-  }

@@ -14,7 +14,7 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from hyperjax.data import eval_sets, layouts
+from hyperjax.data import eval_episodes, layouts
 from hyperjax.data.caclm import CaclmConfig, CaclmStream
 from hyperjax.data.episodes import Episode, EpisodeConfig, TrainStream
 from hyperjax.data.layouts import Layout
@@ -86,10 +86,10 @@ def register_eval_forms(
   spec = {**dict.fromkeys(FEATURES, _IDS), "references": _TEXTS}
   names = []
   for task in manifest.tasks:
-    store = manifest.store(task, eval_sets.query_split(manifest.splits(task)))
+    store = manifest.store(task, eval_episodes.query_split(manifest.splits(task)))
 
     def rows(task: str = task, store=store) -> Iterator[dict]:
-      episodes = eval_sets.eval_episodes(
+      episodes = eval_episodes.eval_episodes(
         manifest, task, num_shots=num_shots, num_queries=num_queries, max_queries=max_queries,
         seed=seed,
       )  # fmt: skip

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 from hyperjax.data.layouts import DECODER, Layout
@@ -62,7 +62,7 @@ class Lengths:
     )
 
 
-Groups = list[tuple[BatchShape, tuple[str, ...]]]
+Groups = list[tuple[BatchShape, tuple[Hashable, ...]]]
 
 
 def assign(lengths: Mapping[str, Lengths], shapes: Sequence[BatchShape]) -> Groups:
@@ -90,8 +90,8 @@ def sort(
 
 
 def plan(
-  lengths: Mapping[str, Lengths],
-  rates: Mapping[str, float],
+  lengths: Mapping[Hashable, Lengths],
+  rates: Mapping[Hashable, float],
   num_queries: int,
   max_buckets: int,
   limit: tuple[int, int, int],
@@ -129,7 +129,7 @@ def plan(
           step[stop] = (before + cost[start, stop], [*cuts, start])
     best = step
   cuts = [*best[count][1], count]
-  groups: dict[BatchShape, tuple[str, ...]] = {}
+  groups: dict[BatchShape, tuple[Hashable, ...]] = {}
   for start, stop in zip(cuts, cuts[1:], strict=False):
     shape = shape_of(start, stop)
     groups[shape] = groups.get(shape, ()) + tuple(sorted(tasks[start:stop]))

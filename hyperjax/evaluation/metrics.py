@@ -7,7 +7,7 @@ at least "task", "seed" and the field that is averaged.
 
 import collections
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -51,22 +51,30 @@ def family(task: str) -> str:
   return task.rpartition(".")[0] or task
 
 
-def by_task(records: Sequence[Mapping[str, Any]], field: str) -> dict[str, float]:
-  """Returns {task: mean}: over the queries of each seed, then over seeds.
+def by_seed(
+  records: Sequence[Mapping[str, Any]], field: str
+) -> dict[tuple[str, int], float]:
+  """Returns {(task, seed): mean over queries}.
 
   Records without the field are left out (options, for instance, exist in some tasks only), and so
-  are tasks of which no record has it. Tasks are sorted by name.
+  are tasks and seeds of which no record has it.
   """
-  groups: dict[str, dict[int, list[float]]] = collections.defaultdict(
-    lambda: collections.defaultdict(list)
-  )
+  groups: dict[tuple[str, int], list[float]] = collections.defaultdict(list)
   for record in records:
     if record.get(field) is not None:
-      groups[record["task"]][record["seed"]].append(float(record[field]))
-  return {
-    task: float(np.mean([np.mean(values) for values in seeds.values()]))
-    for task, seeds in sorted(groups.items())
-  }
+      groups[record["task"], record["seed"]].append(float(record[field]))
+  return {key: float(np.mean(values)) for key, values in groups.items()}
+
+
+def by_task(
+  values: Mapping[tuple[str, int], float], reduce: Callable[[Sequence[float]], float] = np.mean
+) -> dict[str, float]:
+  """Returns {task: mean over seeds} of {(task, seed): value}, sorted by task; `reduce=min` for the
+  worst seed."""
+  groups: dict[str, list[float]] = collections.defaultdict(list)
+  for (task, _), value in sorted(values.items()):
+    groups[task].append(value)
+  return {task: float(reduce(members)) for task, members in groups.items()}
 
 
 def by_family(values: Mapping[str, float]) -> dict[str, float]:

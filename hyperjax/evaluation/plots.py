@@ -222,7 +222,7 @@ def curve(results: Mapping[str, Any], points: Curve) -> bytes:
   """Draws exact match against minutes of training, with zero-shot and in-context as lines.
 
   Args:
-    results: what report.summarise returns.
+    results: what figures.summarise returns.
     points: {method or name: (minutes, exact match) pairs}.
   """
   style, figure = _style([*results["methods"], *points]), Figure(figsize=(7, 4.2))

@@ -5,39 +5,26 @@ Every method answers the same queries, each query is one record:
 "tokens"[, "references"][, "option_correct", "option_by_token"]}.
 """
 
-import importlib.metadata
 import json
 import os
 import pathlib
-import platform
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import rich.box
 import rich.console
 import rich.table
 
-import hyperjax
-from hyperjax.evaluation import metrics, plots, scores
+from hyperjax.evaluation import figures, plots
+from hyperjax.evaluation.figures import Records
 
-Records = Mapping[str, Sequence[Mapping[str, Any]]]
-
-# {figure: field of a record}
-FIGURES = {
-  "exact_match": "exact_match",
-  "log_likelihood": "log_likelihood",
-  "option_accuracy": "option_correct",
-}
 # {figure: its column}
 SCORES = {
   "score": "score",
   "score_over_families": "score over families",
   "score_worst_seed": "score, worst seed",
 }
-RECOVERED = ("exact_match", "log_likelihood", "score")
-NEEDED = ("zero_shot", "in_context")
-LIBRARIES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy")
 SAMPLES_PER_TASK = 2
 
 DEFINITIONS = """\
@@ -91,16 +78,15 @@ def write(
   Raises:
     ValueError: a method is missing, or methods did not answer the same queries.
   """
-  results = summarise(
+  results = figures.summarise(
     records, hypermodel=hypermodel, config=config, command=command, task_metrics=task_metrics,
     left_out=left_out,
   )  # fmt: skip
   images = {"methods.png": plots.summary(results), "tasks.png": plots.tasks(results, hypermodel)}
   if curve:
     images["curve.png"] = plots.curve(results, curve)
-  lines = [json.dumps({"method": m, **r}, ensure_ascii=False) for m in records for r in records[m]]
   files = {name: image for name, image in images.items()}
-  files["records.jsonl"] = ("\n".join(lines) + "\n").encode()
+  files["records.jsonl"] = _lines(records)
   files["report.md"] = markdown(results, records, list(images)).encode()
   files["results.json"] = (json.dumps(results, indent=2, allow_nan=False) + "\n").encode()
   for name, content in files.items():
@@ -119,133 +105,6 @@ def read_records(folder: str | os.PathLike) -> dict[str, list[dict[str, Any]]]:
   return records
 
 
-# ---- Figures ------------------------------------------------------------------------------------
-
-
-def summarise(
-  records: Records,
-  *,
-  hypermodel: str,
-  config: str,
-  command: str,
-  task_metrics: Mapping[str, str] | None = None,
-  left_out: Mapping[str, int] | None = None,
-) -> dict[str, Any]:
-  """Returns all figures as plain JSON data; an undefined recovery is null with a "note"."""
-  check(records, hypermodel)
-  methods = plots.ordered(list(records))
-  # {figure: {method: {task: value}}}
-  values = {
-    figure: {m: found for m in methods if (found := metrics.by_task(records[m], field))}
-    for figure, field in FIGURES.items()
-  }
-  seeds = sorted({record["seed"] for record in records[hypermodel]})
-  averaged = {}
-  if task_metrics:
-    by_seed = {m: scores.by_seed(records[m], task_metrics) for m in methods}
-    values["score"] = {m: scores.over_seeds(found) for m, found in by_seed.items()}
-    averaged["score_over_families"] = {m: metrics.by_family(v) for m, v in values["score"].items()}
-    if len(seeds) > 1:
-      averaged["score_worst_seed"] = {m: scores.over_seeds(v, min) for m, v in by_seed.items()}
-  recoveries = {
-    method: {
-      figure: _recovery(
-        values[figure][method], values[figure]["zero_shot"], values[figure]["in_context"]
-      )
-      for figure in RECOVERED
-      if figure in values
-    }
-    for method in methods
-    if method not in NEEDED
-  }
-  tasks = sorted(values["exact_match"][hypermodel])
-  return {
-    "methods": {
-      method: {
-        figure: metrics.macro(found[method])._asdict()
-        for figure, found in (values | averaged).items()
-        if method in found
-      }
-      for method in methods
-    },
-    "metrics": dict(task_metrics or {}),
-    "left_out": dict(left_out or {}),
-    "recovery": recoveries[hypermodel],
-    "recoveries": recoveries,
-    "families": _per_group(values, methods, sorted({metrics.family(task) for task in tasks}), True),
-    "tasks": _per_group(values, methods, tasks, False),
-    "hypermodel": hypermodel,
-    "command": command,
-    "config": config,
-    "versions": versions(),
-    "seeds": seeds,
-    "num_queries": len(records[hypermodel]),
-  }
-
-
-def check(records: Records, hypermodel: str) -> None:
-  """Raises ValueError unless all methods answered the same queries and the needed ones did."""
-  for method in (*NEEDED, hypermodel):
-    if not records.get(method):
-      raise ValueError(f"method '{method}' has no records; the report needs it.")
-  asked = {
-    method: sorted((r["task"], r["seed"], r["query_id"], r["target"]) for r in given)
-    for method, given in records.items()
-  }
-  for method, queries in asked.items():
-    if queries != asked[hypermodel]:
-      counts = f"{len(queries)} and {len(asked[hypermodel])}"
-      different = sorted(set(queries) ^ set(asked[hypermodel])) or ["repeated ones"]
-      raise ValueError(
-        f"'{method}' and '{hypermodel}' did not answer the same queries ({counts}); the first "
-        f"difference is {different[0]}."
-      )
-
-
-def _recovery(
-  method: Mapping[str, float], zero_shot: Mapping[str, float], in_context: Mapping[str, float]
-) -> dict[str, Any]:
-  found = metrics.recovery(method, zero_shot, in_context)
-  if found.defined:
-    return {"mean": found.mean, "low": found.low, "high": found.high}
-  gain = found.gain
-  return {
-    "mean": None,
-    "low": None,
-    "high": None,
-    "note": f"undefined: in-context - zero-shot is {gain.mean:.3f} [{gain.low:.3f}, "
-    f"{gain.high:.3f}], which contains 0",
-  }
-
-
-def _per_group(
-  values: Mapping[str, Mapping[str, Mapping[str, float]]],
-  methods: Sequence[str],
-  groups: Sequence[str],
-  families: bool,
-) -> dict[str, dict[str, dict[str, float]]]:
-  """Returns {task or family: {method: {figure: mean}}}."""
-  grouped = {
-    figure: {m: metrics.by_family(v) if families else v for m, v in found.items()}
-    for figure, found in values.items()
-  }
-  return {
-    group: {
-      method: {
-        figure: found[method][group]
-        for figure, found in grouped.items()
-        if group in found.get(method, {})
-      }
-      for method in methods
-    }
-    for group in groups
-  }
-
-
-def versions() -> dict[str, str]:
-  """Returns the versions of what computed the figures."""
-  found = {"hyperjax": hyperjax.__version__, "python": platform.python_version()}
-  return found | {name: importlib.metadata.version(name) for name in LIBRARIES}
 
 
 # ---- For people ---------------------------------------------------------------------------------
@@ -388,10 +247,18 @@ def markdown(results: Mapping[str, Any], records: Records, images: Sequence[str]
   return "\n\n".join(parts) + "\n"
 
 
-def write_whole(path: pathlib.Path, content: bytes) -> None:
+def _lines(records: Records) -> Iterator[bytes]:
+  """Yields the lines of records.jsonl; all together they may take more memory than the records."""
+  for method, found in records.items():
+    for record in found:
+      yield json.dumps({"method": method, **record}, ensure_ascii=False).encode() + b"\n"
+
+
+def write_whole(path: pathlib.Path, content: bytes | Iterable[bytes]) -> None:
+  """Writes a file, or what makes it up, under a temporary name and renames it."""
   path.parent.mkdir(parents=True, exist_ok=True)
   handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
   with os.fdopen(handle, "wb") as file:
-    file.write(content)
+    file.writelines([content] if isinstance(content, bytes) else content)
   os.chmod(temporary, 0o644)
   os.replace(temporary, path)

@@ -120,19 +120,9 @@ def _metric(name: str) -> Callable[[Records], float]:
   return METRICS[name] if name in METRICS else _by_text(text_metrics.named(name))
 
 
-def by_seed(records: Records, metrics: Mapping[str, str]) -> dict[str, dict[int, float]]:
-  """Returns {task: {seed: its metric}}."""
+def by_seed(records: Records, metrics: Mapping[str, str]) -> dict[tuple[str, int], float]:
+  """Returns {(task, seed): the task's metric}."""
   groups: dict[tuple[str, int], list] = collections.defaultdict(list)
   for record in records:
     groups[record["task"], record["seed"]].append(record)
-  found: dict[str, dict[int, float]] = collections.defaultdict(dict)
-  for (task, seed), members in sorted(groups.items()):
-    found[task][seed] = _metric(metrics[task])(members)
-  return dict(found)
-
-
-def over_seeds(
-  found: Mapping[str, Mapping[int, float]], reduce: Callable[[Sequence[float]], float] = np.mean
-) -> dict[str, float]:
-  """Returns {task: the mean of its seeds' values}; `reduce=min` for the worst of them."""
-  return {task: float(reduce([*by_seed.values()])) for task, by_seed in found.items()}
+  return {key: _metric(metrics[key[0]])(members) for key, members in groups.items()}

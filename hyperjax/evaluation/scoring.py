@@ -3,8 +3,9 @@
 import jax
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
+from hyperjax.core import phi as phi_lib
 from hyperjax.core.batch import Batch, Support
 from hyperjax.core.phi import Phi
 from hyperjax.models.generate import generate
@@ -26,6 +27,17 @@ def teacher_forced(
   logits = downstream(batch.query, phi)
   likelihood = -losses.token_losses(logits, batch.targets, batch.weights).sum(-1)
   return likelihood, losses.exact_matches(logits, batch.targets, batch.weights)
+
+
+@jax.jit
+def likelihoods(
+  downstream: nnx.Module, phi: Phi | None, rows: Int[Array, "R"], batch: Batch
+) -> Float[Array, "R M"]:
+  """Log-likelihood of each target in nats, terminator included; row r is under phi's row rows[r].
+
+  So one phi serves as many rows of a batch as its episode's continuations fill.
+  """
+  return teacher_forced(downstream, phi_lib.take(phi, rows), batch)[0]
 
 
 def answers(

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from hyperjax.evaluation import metrics, plots, report
+from hyperjax.evaluation import figures, metrics, plots, report
 
 # {method: {task: [curve of each seed]}}, a curve: [{"step", "exact_match", "log_likelihood"}].
 Cells = Mapping[str, Mapping[str, Sequence[Sequence[Mapping[str, int | float]]]]]
@@ -19,7 +19,7 @@ FIELDS = ("exact_match", "log_likelihood")
 def write(folder: str | os.PathLike, cells: Cells, *, config: str, command: str) -> dict[str, Any]:
   """Writes the report of a tuning run; returns what results.json holds."""
   results = summarise(cells) | {
-    "command": command, "config": config, "versions": report.versions()
+    "command": command, "config": config, "versions": figures.versions()
   }
   files = {
     "curves.png": plots.steps(results),

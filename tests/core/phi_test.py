@@ -191,3 +191,27 @@ def test_nodes_are_trees_whose_scale_is_static():
   assert len(jax.tree.leaves(Prefix(1, 2, 3))) == 3
   leaves, tree = jax.tree.flatten(LowRank(1, 2, 0.5))
   assert leaves == [1, 2] and tree.unflatten(leaves).scale == 0.5
+
+
+def test_rows_of_several_batches_are_joined_and_chosen():
+  def phi(start):
+    rows = lambda size: start + jnp.arange(2.0 * size).reshape(1, 2, size, 1, 1)
+    prefix = phi_lib.whole_prefix(rows(3), -rows(3), jnp.array([2, 3]))
+    shared = LowRank(jnp.full((1, 1, 4, 2), start), jnp.full((1, 1, 2, 4), start), 2.0)
+    return {"prefix": prefix, "q": shared}
+
+  joined = phi_lib.join([phi(0.0), phi(100.0)], 2)
+  assert joined["prefix"].key[0, :, 0, 0, 0].tolist() == [0, 3, 100, 103]
+  assert joined["prefix"].length.tolist() == [[2, 3, 2, 3]]
+  assert joined["q"].a.shape == (1, 1, 4, 2)
+  chosen = phi_lib.take(joined, jnp.array([3, 0, 3]))
+  assert chosen["prefix"].value[0, :, 0, 0, 0].tolist() == [-103, 0, -103]
+  assert chosen["prefix"].length.tolist() == [[3, 2, 3]] and chosen["q"].scale == 2.0
+  assert chosen["q"].a.shape == (1, 1, 4, 2)
+  assert phi_lib.join([None, None], 2) is None and phi_lib.take(None, jnp.array([0])) is None
+
+
+def test_batches_of_one_episode_are_joined_too():
+  one = {"q": LowRank(jnp.zeros((1, 1, 4, 2)), jnp.zeros((1, 1, 2, 4)))}
+  two = jax.tree.map(lambda leaf: leaf + 1, one)
+  assert phi_lib.join([one, two], 1)["q"].a[0, :, 0, 0].tolist() == [0, 1]

@@ -13,7 +13,7 @@ from hyperjax.data.episodes import (
   TrainStream,
   derange,
 )
-from hyperjax.data.eval_sets import eval_episodes, other_tasks
+from hyperjax.data.eval_episodes import eval_episodes, other_tasks
 from hyperjax.data.shapes import BatchShape
 from tests.data.fakes import PROMPT, Bytes, numbered, write_folder
 

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from hyperjax.data import eval_sets, loader
+from hyperjax.data import continuations, eval_episodes, eval_sets, loader
 from hyperjax.data.eval_sets import EvalConfig
 from tests.data.fakes import Bytes, numbered, write_folder
 
@@ -34,6 +34,14 @@ def asked(episodes):
   return {(e.task, q.id) for e in episodes for q in e.queries}
 
 
+def with_options(episode, number):
+  """The episode with each query's option of that number in place of its target."""
+  queries = tuple(
+    dataclasses.replace(q, target=q.options[number]) if q.options else q for q in episode.queries
+  )
+  return dataclasses.replace(episode, queries=queries)
+
+
 def test_every_task_is_asked_once_and_nothing_is_cut(manifest):
   groups = eval_sets.groups(manifest, CONFIG, 0)
   assert len(groups) == 2
@@ -43,9 +51,11 @@ def test_every_task_is_asked_once_and_nothing_is_cut(manifest):
   for group in groups:
     for episode in group.episodes:
       for option in range(2):
-        _, counts = loader.to_batch([eval_sets.with_targets(episode, option)], group.shape)
+        _, counts = loader.to_batch([with_options(episode, option)], group.shape)
         assert counts.shots_dropped == counts.inputs_cut == counts.targets_cut == 0
         assert counts.supports_cut == 0
+      for query in episode.queries:
+        assert len(query.input) <= group.longest_input
 
 
 def test_a_single_shape_holds_all(manifest):
@@ -76,6 +86,25 @@ def test_seeds_and_controls_change_supports_alone(manifest):
   ]
 
 
+def test_episodes_are_drawn_as_they_are_read(manifest, monkeypatch):
+  made = []
+  original = eval_sets.Sampler.assemble
+  monkeypatch.setattr(
+    eval_sets.Sampler, "assemble", lambda self, *args: made.append(args) or original(self, *args)
+  )
+  [group] = eval_sets.groups(manifest, dataclasses.replace(CONFIG, max_shapes=1), 1)
+  planned = len(made)
+  assert len(group.episodes) == 9 and planned >= 2 * 9  # all of both seeds
+  part = group.episodes[4:6]
+  assert len(made) == planned + 2
+  for number, episode in zip((4, 5), part, strict=True):
+    again = group.episodes[number]
+    assert again.task == episode.task and np.array_equal(again.support, episode.support)
+  assert group.episodes[-1].queries[-1].id == list(group.episodes)[-1].queries[-1].id
+  with pytest.raises(IndexError):
+    group.episodes[9]
+
+
 def test_another_tasks_support_fits_too(manifest):
   for group in eval_sets.groups(manifest, CONFIG, 0, other_support=True):
     _, counts = loader.to_batch(list(group.episodes), group.shape)
@@ -91,20 +120,22 @@ def test_batches_are_of_one_size_and_the_mask_counts_each_query_once(manifest):
       assert [int(n) for n in mask.sum(1)] == [len(e.queries) for e in real] + [0] * (3 - len(real))
       seen += int(mask.sum())
       rows += real
-    assert rows == list(group.episodes)
+    ids = lambda episodes: [(e.task, q.id) for e in episodes for q in e.queries]
+    assert ids(rows) == ids(group.episodes)
     assert seen == sum(len(e.queries) for e in group.episodes)
 
 
-def test_targets_become_options(manifest):
-  episode = next(e for e in all_episodes(eval_sets.groups(manifest, CONFIG, 0))
-                 if e.task == "choice")  # fmt: skip
-  for option in range(4):
-    for before, after in zip(episode.queries, eval_sets.with_targets(episode, option).queries,
-                             strict=True):  # fmt: skip
-      assert np.array_equal(after.target, before.options[option % 2])
-      assert np.array_equal(after.input, before.input) and after.id == before.id
-  other = next(e for e in all_episodes(eval_sets.groups(manifest, CONFIG, 0)) if e.task == "long")
-  assert eval_sets.with_targets(other, 1) == other
+def test_continuations_fit_the_shapes_of_every_seed(manifest):
+  shapes = [
+    [group.continuations for group in eval_sets.groups(manifest, CONFIG, seed, **control)]
+    for seed, control in ((0, {}), (1, {}), (1, {"other_support": True}))
+  ]
+  assert shapes[0] == shapes[1] == shapes[2]
+  for group in eval_sets.groups(manifest, CONFIG, 0):
+    largest = group.continuations[-1]
+    for episode in group.episodes:
+      for row in continuations.rows(episode, largest.queries, group.layout):
+        assert row.query <= largest.query and row.targets <= largest.targets
 
 
 def test_some_tasks_of_a_folder(manifest):
@@ -175,7 +206,7 @@ def test_a_seed_chooses_its_support_and_all_of_it_is_shown_in_order(prepared):
 
 
 def test_queries_that_their_supports_hold_are_left_out_with_all_seeds_and_counted(prepared):
-  assert eval_sets.left_out(prepared, "one") == {0}  # "c", which only seed 100 shows
+  assert eval_episodes.left_out(prepared, "one") == {0}  # "c", which only seed 100 shows
   assert eval_sets.count_left_out(prepared, WHOLE) == {"one": 1, "two": 1}
   some = dataclasses.replace(WHOLE, include=("two",))
   assert eval_sets.count_left_out(prepared, some) == {"two": 1}

@@ -10,9 +10,10 @@ from hyperjax.data import store as store_lib
 from hyperjax.data.encode import encode
 from hyperjax.data.manifest import VERSION, Manifest
 from hyperjax.data.prompts import PromptFormat
+from hyperjax.data.vocabularies import Vocabulary
 
 
-class Bytes:
+class Bytes(Vocabulary):
   """Bytes as ids 3..258, BOS 1, EOS 2; texts end with EOS where they do not begin with BOS."""
 
   size, eos_id, bos_id = 259, 2, 1
@@ -25,7 +26,10 @@ class Bytes:
     return [[byte + 3 for byte in text.encode()] for text in texts]
 
   def decode(self, ids) -> str:
-    return bytes(int(i) - 3 for i in ids if i > 2).decode()
+    return bytes(int(i) - 3 for i in ids if i > 2).decode(errors="replace")
+
+  def save(self, folder) -> None:
+    raise NotImplementedError
 
 
 PROMPT = PromptFormat("short", input="{input}=", target="{target}", terminator=";")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from hyperjax.data.episodes import Episode, EpisodeConfig, Query, TrainStream
-from hyperjax.data.eval_sets import eval_episodes
+from hyperjax.data.eval_episodes import eval_episodes
 from hyperjax.data.loader import Loader, fit, to_batch
 from hyperjax.data.shapes import BatchShape
 from tests.data.fakes import numbered, write_folder

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from hyperjax.data.caclm import CaclmConfig, CaclmStream
 from hyperjax.data.episodes import EpisodeConfig, TrainStream
-from hyperjax.data.eval_sets import eval_episodes
+from hyperjax.data.eval_episodes import eval_episodes
 from hyperjax.data.loader import Loader
 from hyperjax.data.manifest import Manifest
 from hyperjax.data.seqio_forms import FEATURES, register_eval_forms, register_train_form

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from hyperjax.data import eval_sets, loader, shots
 from hyperjax.data.episodes import EpisodeConfig, TrainStream
-from hyperjax.data.eval_sets import EvalConfig, eval_episodes
+from hyperjax.data.eval_episodes import eval_episodes
+from hyperjax.data.eval_sets import EvalConfig
 from hyperjax.data.shots import PerClass
 from tests.data.fakes import Bytes, write_folder
 

@@ -37,12 +37,15 @@ def test_family(task, expected):
 
 def test_seeds_are_averaged_per_task_first():
   # Seed 0 has four queries (mean 0.25), seed 1 one (mean 1): pooled it would be 0.4.
-  found = metrics.by_task(records("t", 0, [1, 0, 0, 0]) + records("t", 1, [1]), "exact_match")
-  assert found == {"t": 0.625}
+  found = metrics.by_seed(records("t", 1, [1]) + records("t", 0, [1, 0, 0, 0]), "exact_match")
+  assert found == {("t", 0): 0.25, ("t", 1): 1.0}
+  assert metrics.by_task(found) == {"t": 0.625}
 
 
 def test_tasks_count_alike_whatever_their_number_of_queries():
-  found = metrics.by_task(records("big", 0, [1] * 99) + records("a", 0, [0]), "exact_match")
+  found = metrics.by_task(
+    metrics.by_seed(records("big", 0, [1] * 99) + records("a", 0, [0]), "exact_match")
+  )
   assert list(found) == ["a", "big"]
   assert metrics.macro(found).mean == 0.5
 
@@ -50,7 +53,7 @@ def test_tasks_count_alike_whatever_their_number_of_queries():
 def test_records_without_the_field_are_left_out():
   some = records("t", 0, [1, 0], "option_correct") + records("u", 0, [1])
   some.append({"task": "t", "seed": 0, "option_correct": None})
-  assert metrics.by_task(some, "option_correct") == {"t": 0.5}
+  assert metrics.by_seed(some, "option_correct") == {("t", 0): 0.5}
 
 
 def test_by_family():

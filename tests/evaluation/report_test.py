@@ -86,8 +86,32 @@ def test_results_follow_the_schema(tmp_path):
   assert "option_accuracy" not in results["tasks"]["a.x.1"]["gisting"]
   assert set(results["families"]) == {"a.x", "a.y", "b"}
   assert results["seeds"] == [0, 1] and results["num_queries"] == 80
+  rows = {(row["method"], row["task"], row["seed"]): row for row in results["by_seed"]}
+  assert len(rows) == len(results["by_seed"]) == len(METHODS) * len(TASKS) * 2
+  assert rows["gisting", "b", 1] == pytest.approx({
+    "method": "gisting", "task": "b", "family": "b", "template": None, "seed": 1,
+    "num_queries": 10, "exact_match": 0.3, "log_likelihood": -2.4, "option_accuracy": 0.3,
+  })  # fmt: skip
+  assert rows["hyperllama", "a.x.2", 0].keys() == rows["gisting", "b", 1].keys() - {
+    "option_accuracy"
+  }
   assert results["command"] == "hyperjax evaluate --x" and results["config"] == "X = 1\n"
   assert {"jax", "numpy", "hyperjax", "python"} <= set(results["versions"])
+
+
+def test_seeds_have_figures_of_their_own(tmp_path):
+  """Seed 1 of one task answers nothing; the task's own figure is the mean."""
+  records = make()
+  for found in records["hyperllama"]:
+    if (found["task"], found["seed"]) == ("a.y.1", 1):
+      found["exact_match"] = 0
+  results = write(tmp_path, records)
+  values = {
+    (row["task"], row["template"], row["seed"]): row["exact_match"]
+    for row in results["by_seed"] if row["method"] == "hyperllama"
+  }  # fmt: skip
+  assert values["a.y.1", "1", 0] == pytest.approx(0.7) and values["a.y.1", "1", 1] == 0
+  assert results["tasks"]["a.y.1"]["hyperllama"]["exact_match"] == pytest.approx(0.35)
 
 
 def test_a_report_says_all(tmp_path):

@@ -4,7 +4,7 @@ import pytest
 import tokenizers
 from tokenizers import models, pre_tokenizers
 
-from hyperjax.evaluation import report, scores
+from hyperjax.evaluation import figures, metrics, report, scores
 
 
 def record(task="a.x", seed=0, **more):
@@ -52,7 +52,7 @@ def test_a_metric_with_a_tokenizer(tmp_path):
   assert scores.choose({"a.x": (name, "exact_match")}) == {"a.x": name}
   assert scores.choose({"a.x": ("rouge_l",)}, {"a": name}) == {"a.x": name}
   records = [record(prediction="b a", references=["a b", "B"]), record(prediction="B", target="b")]
-  assert scores.by_seed(records, {"a.x": name}) == {"a.x": {0: pytest.approx((1 / 2 + 0) / 2)}}
+  assert scores.by_seed(records, {"a.x": name}) == {("a.x", 0): pytest.approx((1 / 2 + 0) / 2)}
 
 
 @pytest.mark.parametrize("tokenizer, reason", [
@@ -72,27 +72,28 @@ def test_texts_are_compared_with_references_or_with_the_target():
     record(prediction="The cat!", references=["a dog", "the  cat"]),
     record(prediction="No"), record(prediction="Yes."),
   ]  # fmt: skip
-  assert scores.by_seed(records, {"a.x": "exact_match"}) == {"a.x": {0: pytest.approx(2 / 3)}}
+  assert scores.by_seed(records, {"a.x": "exact_match"}) == {("a.x", 0): pytest.approx(2 / 3)}
   # "the cat sat" and "the cat": all of the reference, two thirds of the answer: F = 0.8.
   one = [record(prediction="the cat sat", references=["the cat"])]
-  assert scores.by_seed(one, {"a.x": "rouge_l"}) == {"a.x": {0: pytest.approx(0.8)}}
+  assert scores.by_seed(one, {"a.x": "rouge_l"}) == {("a.x", 0): pytest.approx(0.8)}
 
 
 def test_options_are_ranked_by_their_sum_or_by_token():
   records = [option("yes", "no", 1), option("no", "no", 0), option("no", "yes", 0)]
-  for metric in ("rank_classification", "accuracy"):
-    assert scores.by_seed(records, {"a.x": metric}) == {"a.x": {0: pytest.approx(1 / 3)}}
+  ranked = scores.by_seed(records, {"a.x": "rank_classification"})
+  assert ranked == {("a.x", 0): pytest.approx(1 / 3)}
+  assert scores.by_seed(records, {"a.x": "accuracy"}) == {("a.x", 0): pytest.approx(1 / 3)}
   # yes: never right, F1 0. no: 1 of 2 predicted, 1 of 2 found: F1 1/2.
-  assert scores.by_seed(records, {"a.x": "macro_f1"}) == {"a.x": {0: pytest.approx(1 / 4)}}
+  assert scores.by_seed(records, {"a.x": "macro_f1"}) == {("a.x", 0): pytest.approx(1 / 4)}
 
 
 def test_a_figure_is_of_a_seed_then_over_seeds():
   first = [option("yes", "yes"), option("no", "no")]  # F1 1
   second = [option("yes", "yes", seed=1), option("no", "yes", seed=1)]  # yes 2/3, no 0
   found = scores.by_seed([*first, *second], {"a.x": "macro_f1"})
-  assert found == {"a.x": {0: 1.0, 1: pytest.approx(1 / 3)}}
-  assert scores.over_seeds(found) == {"a.x": pytest.approx(2 / 3)}
-  assert scores.over_seeds(found, min) == {"a.x": pytest.approx(1 / 3)}
+  assert found == {("a.x", 0): 1.0, ("a.x", 1): pytest.approx(1 / 3)}
+  assert metrics.by_task(found) == {"a.x": pytest.approx(2 / 3)}
+  assert metrics.by_task(found, min) == {"a.x": pytest.approx(1 / 3)}
 
 
 def made_up_seeds():
@@ -105,7 +106,7 @@ def made_up_seeds():
 
 
 def summarised(records, **options):
-  return report.summarise(
+  return figures.summarise(
     {method: records for method in ("zero_shot", "in_context", "hyperllama")},
     hypermodel="hyperllama", config="", command="",
     task_metrics=dict.fromkeys(("a.x", "a.y"), "accuracy"), **options,
@@ -140,7 +141,7 @@ def test_a_report_averages_templates_then_data_sets():
   tasks = {"p3.rte.one": 1, "p3.rte.two": 0, "p3.cb.one": 1}
   made = [option("yes", "yes", right, task=task) for task, right in tasks.items()]
   records = {method: made for method in ("zero_shot", "in_context", "hyperllama")}
-  results = report.summarise(
+  results = figures.summarise(
     records, hypermodel="hyperllama", config="", command="",
     task_metrics=dict.fromkeys(tasks, "rank_classification"),
   )  # fmt: skip
@@ -149,4 +150,13 @@ def test_a_report_averages_templates_then_data_sets():
   assert found["score_over_families"]["mean"] == pytest.approx((1 / 2 + 1) / 2)
   assert results["families"]["p3.rte"]["hyperllama"]["score"] == pytest.approx(1 / 2)
   assert results["tasks"]["p3.rte.one"]["hyperllama"]["score"] == 1
+  [row] = [
+    row for row in results["by_seed"]
+    if (row["method"], row["task"]) == ("zero_shot", "p3.rte.two")
+  ]  # fmt: skip
+  assert row == {
+    "method": "zero_shot", "task": "p3.rte.two", "family": "p3.rte", "template": "two", "seed": 0,
+    "num_queries": 1, "exact_match": row["exact_match"], "log_likelihood": row["log_likelihood"],
+    "option_accuracy": 0, "score": 0,
+  }  # fmt: skip
   assert "score over families" in report.markdown(results, records, [])

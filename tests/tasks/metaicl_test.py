@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hyperjax import evaluate, launch
 from hyperjax.data import build as build_lib
 from hyperjax.data.episodes import EpisodeConfig, TrainStream
-from hyperjax.data.eval_sets import eval_episodes
+from hyperjax.data.eval_episodes import eval_episodes
 from hyperjax.data.manifest import DataConfig
 from hyperjax.data.shots import PerClass
 from hyperjax.evaluation import report

@@ -10,7 +10,7 @@ import seqio
 from hypothesis import strategies as st
 
 from hyperjax.data import build as build_lib
-from hyperjax.data.eval_sets import eval_episodes, other_tasks
+from hyperjax.data.eval_episodes import eval_episodes, other_tasks
 from hyperjax.data.manifest import DataConfig
 from hyperjax.tasks import natural_instructions as ni
 from hyperjax.tasks.natural_instructions import load

@@ -12,7 +12,7 @@ import seqio
 from hypothesis import strategies as st
 
 from hyperjax.data import build as build_lib
-from hyperjax.data import eval_sets
+from hyperjax.data import eval_episodes
 from hyperjax.data.manifest import DataConfig, family
 from hyperjax.tasks.p3 import MIXTURES, P3
 from hyperjax.tasks.p3_records import Split
@@ -192,7 +192,7 @@ def test_episodes_have_the_options_of_the_validation_split(data, tmp_path):
   task = "asked.super_glue_copa._why_C1_or_C2"
   assert manifest.values["tasks"][task]["metrics"] == ["rank_classification"]
   assert manifest.splits(task) == ("train", "validation") and manifest.rate(task) == 0.25
-  (episode,) = eval_sets.eval_episodes(
+  (episode,) = eval_episodes.eval_episodes(
     manifest, task, num_shots=4, num_queries=10, max_queries=None, seed=0
   )
   decode = Bytes().decode

@@ -1,0 +1,274 @@
+"""What methods answer: a record of every query, made part by part; whole parts are kept."""
+
+import dataclasses
+import json
+import pathlib
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import rich.progress
+from flax import nnx
+
+from hyperjax.core import phi as phi_lib
+from hyperjax.core.phi import Phi
+from hyperjax.data import continuations, eval_episodes, eval_sets
+from hyperjax.data.episodes import Episode, Query
+from hyperjax.data.eval_sets import EvalConfig, Group
+from hyperjax.data.manifest import Manifest, digest
+from hyperjax.data.vocabularies import Vocabulary
+from hyperjax.evaluation import metrics, report, scoring
+
+Record = dict[str, Any]
+
+# Part of what stored answers are named by: raise it where scoring or decoding changes.
+_SCORING = 3
+# The most batches of a part. All its phis are kept until it is scored: a part has fewer batches
+# where they would take more bytes than this.
+_PART_BATCHES = 8
+_PHI_BYTES = 2**28
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+  """One row of the report.
+
+  Attributes:
+    producer: what makes phi.
+    downstream: the model that answers.
+    identity: what its answers depend on besides the episodes; stored answers of another identity
+      are not used.
+    control: where its supports are, and how they differ from the other methods' (arguments of
+      `eval_sets.groups`).
+    reads_support: False where one seed's answers serve all seeds.
+  """
+
+  producer: nnx.Module
+  downstream: nnx.Module
+  identity: str
+  control: Mapping[str, bool] = dataclasses.field(default_factory=dict)
+  reads_support: bool = True
+
+  def under(self, **control: bool) -> "Method":
+    """The same method under a control."""
+    return dataclasses.replace(self, control={**self.control, **control})
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+  """Batches of one group that are scored and stored together.
+
+  Attributes:
+    group: whose batches.
+    batches: their numbers.
+    size: batches of the longest part of the group: the phis of all its parts have one shape.
+  """
+
+  group: Group
+  batches: range
+  size: int
+
+  @property
+  def name(self) -> str:
+    """What tells its episodes from those of other parts, and of other plans."""
+    about = [list(self.group.tasks), dataclasses.asdict(self.group.shape)]
+    return f"{digest(about)[:8]}-{self.batches.start}-{self.batches.stop}"
+
+  def joined(self, phis: Sequence[Phi | None], batch_size: int) -> Phi | None:
+    """The phis of its batches as one, filled up to `size` batches."""
+    return phi_lib.join([*phis, *phis[-1:] * (self.size - len(phis))], batch_size)
+
+
+def cut(method: Method, group: Group, batch_size: int) -> list[Part]:
+  """A group's batches in parts of about one size, whose phis do not take too much memory."""
+  support = eval_sets.batch(group, batch_size, 0)[0].support
+  phi = jax.eval_shape(scoring.produce, method.producer, method.downstream, support)
+  size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(phi))
+  most = max(1, min(_PART_BATCHES, _PHI_BYTES // max(1, size)))
+  batches = group.num_batches(batch_size)
+  each = -(-batches // -(-batches // most))
+  return [
+    Part(group, range(start, min(start + each, batches)), each)
+    for start in range(0, batches, each)
+  ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Scorer:
+  """Asks methods the queries of one configuration.
+
+  Attributes:
+    layout: of the queries that the downstream model reads.
+    vocabulary, manifest: the data's.
+    config: which queries, and supports.
+  """
+
+  layout: str
+  vocabulary: Vocabulary
+  manifest: Manifest
+  config: EvalConfig
+  _plans: dict[Any, eval_sets.Plan] = dataclasses.field(default_factory=dict, repr=False)
+
+  def key(self, method: Method, seed: int) -> str:
+    """What a method's answers under one seed depend on."""
+    config = dataclasses.asdict(dataclasses.replace(self.config, seeds=(seed,)))
+    about = [
+      _SCORING, method.identity, self.manifest.values["tasks"], self.vocabulary.fingerprint, seed,
+      dict(method.control), config,
+    ]  # fmt: skip
+    return digest(about)[:16]
+
+  def parts(self, method: Method, seed: int) -> list[Part]:
+    """All queries of one seed."""
+    control = dict(method.control)
+    shuffle = control.pop("shuffle_outputs", False)
+    place = tuple(sorted(control.items()))
+    if place not in self._plans:
+      self._plans[place] = eval_sets.plan(
+        self.manifest, self.config, layout=self.layout, **control
+      )
+    groups = self._plans[place].draw(seed, shuffle_outputs=shuffle)
+    return [
+      part for group in groups for part in cut(method, group, self.config.batch_size)
+    ]
+
+  def score(
+    self, method: Method, part: Part, advance: Callable[[], None] = lambda: None
+  ) -> list[Record]:
+    """The records of a part; calls `advance` after each batch."""
+    end, group = self.manifest.prompt.terminator_ids(self.vocabulary), part.group
+    phis, episodes, answered = [], [], []
+    for number in part.batches:
+      batch, _, real = eval_sets.batch(group, self.config.batch_size, number)
+      phis.append(scoring.produce(method.producer, method.downstream, batch.support))
+      ids, count = scoring.answers(
+        method.downstream, phis[-1], batch, end, group.longest_input, self.config.max_new_tokens
+      )
+      episodes += real
+      answered += [
+        ids[row, column, : count[row, column]].tolist()
+        for row, episode in enumerate(real)
+        for column in range(len(episode.queries))
+      ]
+      advance()
+    phi = part.joined(phis, self.config.batch_size)
+    del phis
+    scores = likelihoods(method.downstream, phi, episodes, group, self.config.batch_size)
+    asked = [
+      (episode.task, query, scores[source, column])
+      for source, episode in enumerate(episodes)
+      for column, query in enumerate(episode.queries)
+    ]
+    return [
+      {
+        "task": task, "query_id": query.id, "input": self.vocabulary.decode(query.input.tolist()),
+        **self._compare(ids, query, end),
+        "log_likelihood": float(found[continuations.target_number(query)]),
+        "tokens": len(query.target), **self._ranked(query, found), **self._references(task, query),
+      }
+      for ids, (task, query, found) in zip(answered, asked, strict=True)
+    ]  # fmt: skip
+
+  def _compare(self, ids: list[int], query: Query, end: tuple[int, ...]) -> Record:
+    """The texts, and whether the answer ended in time and is the target."""
+    ended = tuple(ids[-len(end) :]) == end
+    prediction = self.vocabulary.decode(ids[: -len(end)] if ended else ids).strip()
+    target = self._target_text(query.target)
+    match = int(ended and metrics.exact_match(prediction, target))
+    return {"target": target, "prediction": prediction, "exact_match": match}
+
+  def _ranked(self, query: Query, found: np.ndarray) -> Record:
+    """For a query with options, the likeliest one; the first of equals wins.
+
+    By log-probabilities summed over its tokens, terminator included (T0, arXiv 2110.08207), and by
+    their mean over its tokens (MetaICL, arXiv 2110.15943).
+    """
+    if not query.options:
+      return {}
+    total = found[: len(query.options)]
+    likeliest = query.options[int(np.argmax(total))]
+    by_token = query.options[int(np.argmax(total / [len(ids) for ids in query.options]))]
+    return {
+      "option_correct": int(np.array_equal(likeliest, query.target)),
+      "option_by_token": self._target_text(by_token),
+    }
+
+  def _references(self, task: str, query: Query) -> Record:
+    """The texts that the answer is compared with, where its task has them."""
+    split = eval_episodes.query_split(self.manifest.splits(task))
+    found = self.manifest.store(task, split).references(query.id)
+    return {"references": found} if found else {}
+
+  def _target_text(self, ids: np.ndarray) -> str:
+    """The text of a target piece, without its terminator."""
+    end = self.manifest.prompt.terminator_ids(self.vocabulary)
+    return self.vocabulary.decode(ids[: -len(end)].tolist()).strip()
+
+
+def likelihoods(
+  downstream: nnx.Module, phi: Phi | None, episodes: Sequence[Episode], group: Group, size: int
+) -> dict[tuple[int, int], np.ndarray]:
+  """Log-likelihoods in nats of all continuations of all queries, computed in full batches.
+
+  Args:
+    downstream: the model.
+    phi: with a row for every episode (or one for all).
+    episodes: of the group.
+    group: has the shapes.
+    size: rows of a batch.
+
+  Returns:
+    {(episode, query): [its continuations] float32, as `continuations.of` orders them}.
+  """
+  width = group.continuations[0].queries
+  rows = [
+    row
+    for source, episode in enumerate(episodes)
+    for row in continuations.rows(episode, width, group.layout, source)
+  ]
+  computed = []  # all are dispatched before the first one is waited for
+  for part, shape in continuations.pack(rows, group.continuations, size):
+    batch, sources = continuations.fill(part, episodes, shape, size, group.layout)
+    computed.append((part, scoring.likelihoods(downstream, phi, sources, batch)))
+  found = {
+    (source, column): np.zeros(len(continuations.of(query)), np.float32)
+    for source, episode in enumerate(episodes)
+    for column, query in enumerate(episode.queries)
+  }
+  for part, values in computed:
+    for row, line in zip(part, np.asarray(values), strict=False):
+      for (column, number), value in zip(row.places, line, strict=False):
+        found[row.source, column][number] = value
+  return found
+
+
+def collect(
+  folder: pathlib.Path, name: str, method: Method, seed: int, scorer: Scorer,
+  bar: rich.progress.Progress,
+) -> list[Record]:  # fmt: skip
+  """The records of a method under one seed, read back where they were made before.
+
+  Each part is stored as it ends, in a folder beside the file that takes its place when all have.
+  """
+  file = folder / f"{name}-{seed}-{scorer.key(method, seed)}.json"
+  kept = file.with_suffix("")
+  if file.exists():
+    records = json.loads(file.read_bytes())
+  else:
+    records = []
+    parts = scorer.parts(method, seed)
+    task = bar.add_task(f"{name}, seed {seed}", total=sum(len(part.batches) for part in parts))
+    for part in parts:
+      stored = kept / f"{part.name}.json"
+      if stored.exists():
+        records += json.loads(stored.read_bytes())
+        bar.advance(task, len(part.batches))
+      else:
+        found = scorer.score(method, part, lambda: bar.advance(task))
+        report.write_whole(stored, json.dumps(found).encode())
+        records += found
+    report.write_whole(file, json.dumps(records).encode())
+  shutil.rmtree(kept, ignore_errors=True)
+  return records

@@ -1,0 +1,184 @@
+"""From the scored queries of all methods to what results.json holds: every figure as plain data.
+
+The form of a record is in `report`.
+"""
+
+import collections
+import importlib.metadata
+import platform
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import hyperjax
+from hyperjax.evaluation import metrics, plots, scores
+
+Records = Mapping[str, Sequence[Mapping[str, Any]]]
+
+# {figure: field of a record}
+FIGURES = {
+  "exact_match": "exact_match",
+  "log_likelihood": "log_likelihood",
+  "option_accuracy": "option_correct",
+}
+RECOVERED = ("exact_match", "log_likelihood", "score")
+NEEDED = ("zero_shot", "in_context")
+LIBRARIES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+def summarise(
+  records: Records,
+  *,
+  hypermodel: str,
+  config: str,
+  command: str,
+  task_metrics: Mapping[str, str] | None = None,
+  left_out: Mapping[str, int] | None = None,
+) -> dict[str, Any]:
+  """Returns all figures as plain JSON data; an undefined recovery is null with a "note"."""
+  check(records, hypermodel)
+  methods = plots.ordered(list(records))
+  # {figure: {method: {(task, seed): value}}}
+  cells = {
+    figure: {m: found for m in methods if (found := metrics.by_seed(records[m], field))}
+    for figure, field in FIGURES.items()
+  }
+  if task_metrics:
+    cells["score"] = {m: scores.by_seed(records[m], task_metrics) for m in methods}
+  # {figure: {method: {task: value}}}
+  values = {
+    figure: {m: metrics.by_task(found) for m, found in by_method.items()}
+    for figure, by_method in cells.items()
+  }
+  recoveries = {
+    method: {
+      figure: _recovery(
+        values[figure][method], values[figure]["zero_shot"], values[figure]["in_context"]
+      )
+      for figure in RECOVERED
+      if figure in values
+    }
+    for method in methods
+    if method not in NEEDED
+  }
+  tasks = sorted(values["exact_match"][hypermodel])
+  seeds = sorted({record["seed"] for record in records[hypermodel]})
+  averaged = dict(values)
+  if task_metrics:
+    averaged["score_over_families"] = {m: metrics.by_family(v) for m, v in values["score"].items()}
+    if len(seeds) > 1:
+      worst = {m: metrics.by_task(found, min) for m, found in cells["score"].items()}
+      averaged["score_worst_seed"] = worst
+  return {
+    "methods": {
+      method: {
+        figure: metrics.macro(found[method])._asdict()
+        for figure, found in averaged.items()
+        if method in found
+      }
+      for method in methods
+    },
+    "metrics": dict(task_metrics or {}),
+    "left_out": dict(left_out or {}),
+    "recovery": recoveries[hypermodel],
+    "recoveries": recoveries,
+    "families": _per_group(values, methods, sorted({metrics.family(task) for task in tasks}), True),
+    "tasks": _per_group(values, methods, tasks, False),
+    "by_seed": _per_seed(cells, records[hypermodel]),
+    "hypermodel": hypermodel,
+    "command": command,
+    "config": config,
+    "versions": versions(),
+    "seeds": seeds,
+    "num_queries": len(records[hypermodel]),
+  }
+
+
+def check(records: Records, hypermodel: str) -> None:
+  """Raises ValueError unless all methods answered the same queries and the needed ones did."""
+  for method in (*NEEDED, hypermodel):
+    if not records.get(method):
+      raise ValueError(f"method '{method}' has no records; the report needs it.")
+  asked = {
+    method: sorted((r["task"], r["seed"], r["query_id"], r["target"]) for r in given)
+    for method, given in records.items()
+  }
+  for method, queries in asked.items():
+    if queries != asked[hypermodel]:
+      counts = f"{len(queries)} and {len(asked[hypermodel])}"
+      different = sorted(set(queries) ^ set(asked[hypermodel])) or ["repeated ones"]
+      raise ValueError(
+        f"'{method}' and '{hypermodel}' did not answer the same queries ({counts}); the first "
+        f"difference is {different[0]}."
+      )
+
+
+def _recovery(
+  method: Mapping[str, float], zero_shot: Mapping[str, float], in_context: Mapping[str, float]
+) -> dict[str, Any]:
+  found = metrics.recovery(method, zero_shot, in_context)
+  if found.defined:
+    return {"mean": found.mean, "low": found.low, "high": found.high}
+  gain = found.gain
+  return {
+    "mean": None,
+    "low": None,
+    "high": None,
+    "note": f"undefined: in-context - zero-shot is {gain.mean:.3f} [{gain.low:.3f}, "
+    f"{gain.high:.3f}], which contains 0",
+  }
+
+
+def _per_group(
+  values: Mapping[str, Mapping[str, Mapping[str, float]]],
+  methods: Sequence[str],
+  groups: Sequence[str],
+  families: bool,
+) -> dict[str, dict[str, dict[str, float]]]:
+  """Returns {task or family: {method: {figure: mean}}}."""
+  grouped = {
+    figure: {m: metrics.by_family(v) if families else v for m, v in found.items()}
+    for figure, found in values.items()
+  }
+  return {
+    group: {
+      method: {
+        figure: found[method][group]
+        for figure, found in grouped.items()
+        if group in found.get(method, {})
+      }
+      for method in methods
+    }
+    for group in groups
+  }
+
+
+def _per_seed(
+  cells: Mapping[str, Mapping[str, Mapping[tuple[str, int], float]]],
+  asked: Sequence[Mapping[str, Any]],
+) -> list[dict[str, Any]]:
+  """Returns a row for every method, task and seed: all figures, and what the task's name says.
+
+  A task is called by its family (a data set, a category), a dot and, last, its template; without a
+  dot it is a family of its own, whose template is null.
+  """
+  counts = collections.Counter((record["task"], record["seed"]) for record in asked)
+  return [
+    {
+      "method": method, "task": task, "family": metrics.family(task),
+      "template": task.rpartition(".")[2] if "." in task else None, "seed": seed,
+      "num_queries": counts[task, seed],
+      **{
+        figure: found[method][task, seed]
+        for figure, found in cells.items()
+        if (task, seed) in found.get(method, {})
+      },
+    }
+    for method in cells["exact_match"]
+    for task, seed in sorted(counts)
+  ]  # fmt: skip
+
+
+def versions() -> dict[str, str]:
+  """Returns the versions of what computed the figures."""
+  found = {"hyperjax": hyperjax.__version__, "python": platform.python_version()}
+  return found | {name: importlib.metadata.version(name) for name in LIBRARIES}
