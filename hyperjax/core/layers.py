@@ -17,13 +17,13 @@ from hyperjax.core.masks import Mask
 from hyperjax.core.phi import LowRank, Prefix, Prompt
 from hyperjax.core.positions import Bias
 
-# What the backward pass of a layer recomputes.
+# What the backward pass of a layer recomputes. Layers are scanned: forward and backward are two
+# loops, and nothing in one could be merged with the other.
+_remat = partial(jax.checkpoint, prevent_cse=False)
 REMAT = {
   "none": lambda f: f,
-  "dots": lambda f: jax.checkpoint(
-    f, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-  ),
-  "full": jax.checkpoint,
+  "dots": partial(_remat, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable),
+  "full": _remat,
 }
 
 

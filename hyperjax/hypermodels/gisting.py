@@ -19,6 +19,7 @@ from hyperjax.core.phi import Phi
 from hyperjax.hypermodels import gist_tokens
 from hyperjax.hypermodels.gist_tokens import Encode
 from hyperjax.hypermodels.hyperllama import HyperLlama, HyperLlamaConfig
+from hyperjax.hypermodels.loops import Reading
 from hyperjax.models.llama import Llama
 
 
@@ -30,6 +31,21 @@ class Gisting(nnx.Module):
 
   def __call__(self, downstream: Llama, support: Support) -> Phi:
     return phi_lib.merge(self.hyper(downstream, support), self.hyper.update())
+
+  @property
+  def loop(self) -> str:
+    """How training goes through the layers, one of `loops.LOOPS`."""
+    return self.hyper.loop
+
+  def reading(self, downstream: Llama, support: Support) -> Reading:
+    """The same layer by layer."""
+    hyper = self.hyper.reading(downstream, support)
+
+    def layer(block, state, update):
+      state, phi = hyper.layer(block, state, update)
+      return state, phi_lib.merge(phi, update)
+
+    return dataclasses.replace(hyper, layer=layer)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Llama (arXiv 2302.13971): grouped-query attention, gated SiLU MLP, tied or untied embeddings."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -107,7 +107,7 @@ class Block(nnx.Module):
     phi: Phi | None = None,
     cache: tuple[Array, Array, Array] | None = None,
   ) -> tuple[Float[Array, "B M T D"], KeyValue]:
-    """The one block function: the model and the cached decoder are loops over it.
+    """The one block function: `Llama.scan` loops over it.
 
     Args:
       x: activations.
@@ -132,6 +132,13 @@ class Block(nnx.Module):
     y = layers.attend(q, k, v, mask, sub(own, "prefix"), self.scale)
     x = x + layers.project(y, self.self.o[...], sub(own, "o"))
     return x + self.mlp(self.mlp_norm(x), sub(phi, "mlp")), (k, v)
+
+
+def rows_at(kv: KeyValue, index: Int[Array, "B G"]) -> KeyValue:
+  """Of keys and values [B, 1, S, K, H] those at some indices of S: [B, 1, G, K, H]."""
+  return jax.tree.map(
+    lambda z: jnp.take_along_axis(z, index[:, None, :, None, None], 2), kv
+  )
 
 
 @partial(
@@ -237,19 +244,29 @@ class Llama(nnx.Module):
     Returns:
       Normalised activations, and keys (after RoPE) and values [L, B, M, T or G, K, H].
     """
-    graph, blocks = nnx.split(self.decoder)
     turn = self.decoder.turn(at, x.dtype)
 
-    def layer(x, inputs):
-      params, phi_l = inputs
-      x, kv = nnx.merge(graph, params)(x, turn, mask, phi_l)
-      if collect is not None:
-        index = collect[:, None, :, None, None]
-        kv = jax.tree.map(lambda z: jnp.take_along_axis(z, index, 2), kv)
-      return x, kv
+    def layer(block, x, phi_l):
+      x, kv = block(x, turn, mask, phi_l)
+      return x, kv if collect is None else rows_at(kv, collect)
 
-    x, kv = jax.lax.scan(layers.REMAT[self.remat](layer), x, (blocks, sub(phi, "decoder")))
+    x, kv = self.scan(layer, x, sub(phi, "decoder"))
     return self.norm(x), kv
+
+  def scan(self, layer: Callable, carry: Any, inputs: Any) -> tuple[Any, Any]:
+    """The loop over the blocks: every pass, decoding, and both passes at once are a `layer` of it.
+
+    Args:
+      layer: (block, carry, inputs of this layer) -> carry, output of this layer.
+      carry: in front of the first layer.
+      inputs: a tree of arrays [L, ...].
+
+    Returns:
+      The last carry, and the outputs [L, ...].
+    """
+    graph, blocks = nnx.split(self.decoder)
+    body = lambda carry, xs: layer(nnx.merge(graph, xs[0]), carry, xs[1])
+    return jax.lax.scan(layers.REMAT[self.remat](body), carry, (blocks, inputs))
 
   def logits(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch V"]:
     """Next-token logits, at least float32."""
@@ -269,6 +286,12 @@ class Llama(nnx.Module):
     x = self.embed_tokens(query.tokens)
     at = self.start(phi) + jnp.arange(x.shape[2])
     x, _ = self.hidden(x, at, masks.Causal(), phi)
+    return self.predict(x, query)
+
+  def predict(
+    self, x: Float[Array, "B M T D"], query: DecoderQuery
+  ) -> Float[Array, "B M W V"]:
+    """The logits that predict each target token, from the queries' normalised activations."""
     return self.logits(jnp.take_along_axis(x, query.target_index[..., None], 2))
 
   def prefill(
@@ -286,17 +309,15 @@ class Llama(nnx.Module):
     self, token: Int[Array, "B M"], step: Int[Array, ""], phi: Phi | None, cache: Cache
   ) -> tuple[Float[Array, "B M D"], Cache]:
     """Reads one more token of every row, the `step`-th behind the prompt (from 1)."""
-    graph, blocks = nnx.split(self.decoder)
     x = self.embed_tokens(token[..., None])
     turn = self.decoder.turn(self.start(phi) + cache.length[..., None] + step - 1, x.dtype)
     mask = masks.Cached(cache.length, step - 1, cache.start)
 
-    def layer(x, inputs):
-      params, phi_l, keys, values = inputs
-      own = (keys, values, cache.start + step - 1)
-      return nnx.merge(graph, params)(x, turn, mask, phi_l, own)
+    def layer(block, x, inputs):
+      phi_l, keys, values = inputs
+      return block(x, turn, mask, phi_l, (keys, values, cache.start + step - 1))
 
-    x, kv = jax.lax.scan(layer, x, (blocks, sub(phi, "decoder"), *cache.own))
+    x, kv = self.scan(layer, x, (sub(phi, "decoder"), *cache.own))
     return self.norm(x)[:, :, 0], dataclasses.replace(cache, own=kv)
 
   def read(

@@ -9,8 +9,10 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float
 
 from hyperjax.core.batch import Batch
+from hyperjax.hypermodels import loops
 from hyperjax.hypermodels.in_context import InContext
 from hyperjax.training import losses
 
@@ -22,6 +24,10 @@ class System(nnx.Module):
 
   def __init__(self, producer: nnx.Module, downstream: nnx.Module):
     self.producer, self.downstream = producer, downstream
+
+  def __call__(self, batch: Batch) -> Float[Array, "B M W V"]:
+    """The logits of the batch's targets under the producer's phi."""
+    return loops.of(self.producer)(self.producer, self.downstream, batch)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,8 +93,7 @@ class Objective:
 
   def __call__(self, system: System, batch: Batch) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The loss summed over the batch's target tokens, and sums of what is reported."""
-    phi = system.producer(system.downstream, batch.support)
-    logits = system.downstream(batch.query, phi)
+    logits = system(batch)
     loss = losses.token_losses(logits, batch.targets, batch.weights).sum()
     sums = {
       "loss": loss,
