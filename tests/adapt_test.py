@@ -177,7 +177,7 @@ def test_what_is_there_is_not_overwritten_unasked(run_of, examples, tmp_path, ca
 
 @pytest.mark.parametrize("arguments, message", [
   (["--max_tokens", "0"], "--max_tokens must be at least 1, not 0"),
-  (["--examples", "/no/such.jsonl"], "No such file"),
+  (["--examples", "/no/such.jsonl"], "/no/such.jsonl does not exist"),
   (["--checkpoint", "/no/such/run"], "/no/such/run"),
 ])
 def test_a_wrong_argument_is_named(examples, tmp_path, capsys, arguments, message):

@@ -52,12 +52,13 @@ def natural_instructions(path):
 
 def metaicl(path):
   write_checkout(path)
-  return ["data/metaicl.gin", "METAICL_DIR"]
+  return ["data/metaicl.gin", "METAICL_DIR", "METAICL_SEEDS=(100, 13)"]
 
 
 def symbol_tuning(path):
   write_checkout(path)
-  return ["data/symbol_tuning.gin", "METAICL_DIR"]
+  few = (f"{part}/symbol_tuning.SymbolTuning.min_per_class=1" for part in ("train", "held_out"))
+  return ["data/symbol_tuning.gin", "METAICL_DIR", *few]
 
 
 def corpus(path):
@@ -81,12 +82,13 @@ def corpus(path):
   ]),
   (metaicl, [
     ("metaicl_hr_to_lr.piqa", "task", "0.3333", "train", "accuracy"),
-    ("metaicl_hr_to_lr_test.glue_rte", "task", "0.5000", "train, test", "macro_f1"),
+    ("metaicl_hr_to_lr_test.glue_rte", "task", "0.5000", "test, support_100, support_13",
+     "macro_f1"),
   ]),
   (symbol_tuning, [
     ("symbol_tuning", "mixture", "", "train", "of its 16 tasks"),
     ("symbol_tuning.metaicl.glue_sst2.7", "task", "0.0625", "train: 12", "accuracy"),
-    ("symbol_tuning_held_out.metaicl.glue_rte.0", "task", "0.2500", "train: 16, test: 6",
+    ("symbol_tuning_held_out.metaicl.glue_rte.0", "task", "0.2500", "test: 6",
      "accuracy"),
   ]),
   (corpus, [("c4", "task", "1.0000", "train, validation", "-")]),

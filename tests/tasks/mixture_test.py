@@ -78,7 +78,9 @@ def test_hyperllamas_tasks_count_by_their_examples(tmp_path):
   made = parts(
     "hyperllama", P3_DIR=str(p3), NI_DIR=str(clone),
     METAICL_DIR=str(write_checkout(tmp_path / "metaicl")),
-    **{"train/mixture.ByExamples.maximum": 100},
+    **{"train/mixture.ByExamples.maximum": 100, **dict.fromkeys(
+      (f"{part}/symbol_tuning.SymbolTuning.min_per_class" for part in ("train", "held_out")), 1
+    )},
   )  # fmt: skip
   found = {}
   for part, config in made.items():
