@@ -16,6 +16,7 @@ from hyperjax import adapt, adapters, answers, evaluate, launch, predict, runs, 
 from hyperjax.data import eval_sets, loader
 from hyperjax.evaluation import report
 from tests import tiny as tiny_lib
+from tests.models import tiny as models_tiny
 
 tiny = tiny_lib.fixture
 SEEDS = (0, 1)
@@ -276,17 +277,16 @@ def test_a_dry_run_scores_nothing(tiny, tmp_path, capsys):
 
 @pytest.fixture(scope="module")
 def adapter(tiny, tmp_path_factory):
-  """An adapter that the run made of five examples of a task."""
-  folder = tmp_path_factory.mktemp("adapter")
-  rows = tiny_lib.examples()["held_choice"][:5]
-  (folder / "examples.json").write_text(
-    json.dumps([{"input": row["input"], "output": row["output"]} for row in rows])
+  """A random prefix under which the model answers every input otherwise."""
+  folder = tmp_path_factory.mktemp("adapter") / "adapter"
+  run = runs.load(tiny.run)
+  base = adapters.Base(
+    run.model.source, run.config, run.model_fingerprint, run.vocabulary.fingerprint
   )
-  assert adapt.main([
-    "--checkpoint", str(tiny.run), "--examples", str(folder / "examples.json"),
-    "--out", str(folder / "adapter"),
-  ]) == 0  # fmt: skip
-  return folder / "adapter"
+  spec = run.downstream.phi_spec(["decoder.self.prefix"], prefix_length=3)
+  phi = models_tiny.random_phi(spec, 1)
+  adapters.save(folder, adapters.Adapter(phi, base, run.prompt.to_json()))
+  return folder
 
 
 def alone(tiny, out, folder) -> list[str]:
@@ -321,17 +321,23 @@ def test_an_adapter_answers_as_predict_does(tiny, adapter, tmp_path, capsys):
   assert results["hypermodel"] == "mine"
 
 
-def test_an_adapter_of_peft_stands_beside_a_run(tiny, adapter, tmp_path, capsys):
-  """PEFT's folder says nothing of model and prompt: it is taken as it is, with a note."""
-  folder = tmp_path / "peft"
-  shutil.copytree(adapter, folder)
-  (folder / adapters.META).unlink()
-  by_method = {"hyperllama": tiny.run, "ours": adapter, "peft": folder}
+def test_adapters_stand_beside_a_run(tiny, adapter, tmp_path, capsys):
+  """One that the run made of examples; and PEFT's own folder, which says nothing of model and
+  prompt: it is taken as it is, with a note."""
+  examples, made, peft = tmp_path / "examples.json", tmp_path / "made", tmp_path / "peft"
+  rows = tiny_lib.examples()["held_choice"][:5]
+  examples.write_text(json.dumps([{k: row[k] for k in ("input", "output")} for row in rows]))
+  assert adapt.main([
+    "--checkpoint", str(tiny.run), "--examples", str(examples), "--out", str(made)
+  ]) == 0  # fmt: skip
+  shutil.copytree(adapter, peft)
+  (peft / adapters.META).unlink()
+  by_method = {"hyperllama": tiny.run, "made": made, "random": adapter, "peft": peft}
   out = tmp_path / "report"
   assert evaluate.main(arguments(out, by_method, SEEDS="(0,)", MAX_QUERIES=4)) == 0
-  assert f"note: {folder} names no model: unverified" in capsys.readouterr().err
+  assert f"note: {peft} names no model: unverified" in capsys.readouterr().err
   records = report.read_records(out)
-  assert records["ours"] == records["peft"] != records["hyperllama"]
+  assert records["random"] == records["peft"] != records["made"] != records["hyperllama"]
   assert (out / "curve.png").exists()  # the run's
 
 

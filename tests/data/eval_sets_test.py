@@ -88,9 +88,10 @@ def test_seeds_and_controls_change_supports_alone(manifest):
 
 def test_episodes_are_drawn_as_they_are_read(manifest, monkeypatch):
   made = []
-  original = eval_sets.Sampler.assemble
+  sampler = eval_episodes.Sampler
+  original = sampler.assemble
   monkeypatch.setattr(
-    eval_sets.Sampler, "assemble", lambda self, *args: made.append(args) or original(self, *args)
+    sampler, "assemble", lambda self, *args: made.append(args) or original(self, *args)
   )
   [group] = eval_sets.groups(manifest, dataclasses.replace(CONFIG, max_shapes=1), 1)
   planned = len(made)
