@@ -18,7 +18,7 @@ from tests.data.fakes import Bytes, numbered, write_folder
 from tests.models import tiny, tiny_t5
 
 CONFIG = eval_sets.EvalConfig(
-  num_shots=2, num_queries=4, max_queries=9, seeds=(0, 1), batch_size=2, max_shapes=1,
+  num_shots=2, num_queries=6, max_queries=13, seeds=(0, 1), batch_size=2, max_shapes=1,
   max_new_tokens=1,
 )  # fmt: skip
 
@@ -65,7 +65,7 @@ def test_continuations_are_scored_as_one_by_one(manifest, name, monkeypatch):
   assert len(group.continuations) > 2
   shape = dataclasses.replace(group.shape, queries=1)
   found = {(r["task"], r["query_id"]): r for r in scored(scorer, method)}
-  assert len(found) == 3 * 9
+  assert len(found) == 3 * 13
   ranked = 0
   for episode in group.episodes:
     for query in episode.queries:

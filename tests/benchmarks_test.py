@@ -103,7 +103,7 @@ def test_ranking_options_is_measured(monkeypatch, capsys):
   files = ["models/llama_tiny.gin", "systems/hyperllama.gin", "data/lexical.gin", "runs/mtf.gin"]
   monkeypatch.setattr("sys.argv", [
     "rank_options", *(f"--gin_file={file}" for file in files), "--options", "200",
-    "--batch_size", "2", "--num_queries", "4", "--large", "2",
+    "--batch_size", "2", "--num_queries", "6", "--large", "2",
   ])  # fmt: skip
   benchmark = load("rank_options")
   monkeypatch.setattr(benchmark.answers, "_PART_BATCHES", 6)

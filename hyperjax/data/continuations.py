@@ -21,7 +21,7 @@ from hyperjax.data.shapes import BatchShape, Lengths
 _MAX_SHAPES = 6
 # A program takes about as long to compile as so many tokens take to compute: a shape that saves
 # fewer is not worth it.
-_PROGRAM_TOKENS = 2**15
+_PROGRAM_TOKENS = 2**13
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,11 +56,11 @@ def _find(target: np.ndarray, options: Sequence[np.ndarray]) -> int | None:
 
 
 def width(num_queries: int) -> int:
-  """The continuations of a row: half an episode's queries.
+  """The continuations of a row: a third of an episode's queries.
 
-  More of them differ more in length; fewer would take more rows, each with a phi.
+  More of them differ more in length (padding); fewer take more rows, each with a phi (memory).
   """
-  return max(1, num_queries // 2)
+  return max(1, num_queries // 3)
 
 
 def rows(episode: Episode, width: int, layout: Layout, source: int = 0) -> list[Row]:

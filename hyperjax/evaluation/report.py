@@ -105,8 +105,6 @@ def read_records(folder: str | os.PathLike) -> dict[str, list[dict[str, Any]]]:
   return records
 
 
-
-
 # ---- For people ---------------------------------------------------------------------------------
 
 

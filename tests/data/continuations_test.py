@@ -50,8 +50,8 @@ def test_rows_hold_every_continuation_once_the_longest_first():
   assert {row.source for row in rows} == {7}
 
 
-def test_a_row_is_half_as_wide_as_an_episode():
-  assert [continuations.width(n) for n in (1, 2, 5, 10)] == [1, 1, 2, 5]
+def test_a_row_is_a_third_as_wide_as_an_episode():
+  assert [continuations.width(n) for n in (1, 2, 6, 10)] == [1, 1, 2, 3]
 
 
 def test_few_rows_share_one_shape():
@@ -72,7 +72,7 @@ def test_many_rows_have_shapes_with_little_padding():
 
 def test_a_shape_fits_all_that_the_ones_before_it_fit():
   """Long targets behind short inputs: a batch may hold both kinds."""
-  planned = continuations.plan({(20, 12): 1000, (80, 2): 1000, (81, 1): 1}, width=2)
+  planned = continuations.plan({(20, 12): 500, (80, 2): 500, (81, 1): 1}, width=2)
   assert [(s.query, s.targets) for s in planned] == [(20, 12), (84, 12)]
 
 
