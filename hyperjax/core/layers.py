@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from hyperjax.core import sharding
 from hyperjax.core.masks import Mask
 from hyperjax.core.phi import LowRank, Prefix, Prompt
 from hyperjax.core.positions import Bias
@@ -106,7 +107,7 @@ _narrow_matmul.defvjp(_narrow_forward, _narrow_backward)
 
 def _times(x: Float[Array, "B X i"], w: Float[Array, "#B i o"]) -> Float[Array, "B X o"]:
   w = w.astype(x.dtype)
-  return x @ (w[0] if w.shape[0] == 1 else w)
+  return x @ (sharding.whole(w[0]) if w.shape[0] == 1 else w)
 
 
 def attend(
