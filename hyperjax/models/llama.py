@@ -71,8 +71,9 @@ class MLP(nnx.Module):
     self.gate, self.up, self.down = make(embed, mlp), make(embed, mlp), make(mlp, embed)
 
   def __call__(self, x, phi):
-    gate = layers.project(x, self.gate[...], sub(phi, "gate"))
-    up = layers.project(x, self.up[...], sub(phi, "up"))
+    gate, up = layers.project_all(
+      x, (self.gate[...], self.up[...]), (sub(phi, "gate"), sub(phi, "up"))
+    )
     return layers.project(jax.nn.silu(gate) * up, self.down[...], sub(phi, "down"))
 
 
@@ -121,9 +122,8 @@ class Block(nnx.Module):
     """
     own = sub(phi, "self")
     h = self.self_norm(x)
-    q = layers.project(h, self.self.q[...], sub(own, "q"))
-    k = layers.project(h, self.self.k[...], sub(own, "k"))
-    v = layers.project(h, self.self.v[...], sub(own, "v"))
+    kernels = self.self.q[...], self.self.k[...], self.self.v[...]
+    q, k, v = layers.project_all(h, kernels, [sub(own, name) for name in "qkv"])
     q, k = positions.rotate(q, turn), positions.rotate(k, turn)
     if cache is not None:
       keys, values, index = cache
