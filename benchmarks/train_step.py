@@ -71,23 +71,24 @@ def main() -> int:
               "MODEL_SOURCE='random'"],
   )  # fmt: skip
   model, rows = given["model"], given["run"].batch_size
-  downstream, _ = model.load()
-  parts = runs.build_parts(given["hypermodel"], downstream, lambda text: [0], 0)
+  mesh = given["run"].mesh.build()
+  downstream, _ = model.load(mesh)
+  parts = runs.build_parts(given["hypermodel"], downstream, lambda text: [0], 0, mesh)
   transform = given["optimizer"].build(given["run"].steps, parts.axes)
-  mesh = sharding.MeshConfig().build()
-  trained = sharding.place(parts.trained, parts.axes, mesh)
-  frozen = sharding.place(parts.frozen, parts.frozen_axes, mesh)
+  trained, frozen = parts.trained, parts.frozen
   state = step_lib.init_optimizer(transform, trained, mesh)
   train_step = step_lib.make_train_step(
-    parts.graph, transform, given["objective"], given["run"].accumulate
-  )
+    parts.graph, transform, given["objective"], given["run"].accumulate,
+    (step_lib.lies(trained), step_lib.lies(state)),
+  )  # fmt: skip
   shape = tuple(map(int, args.shape.split(",")))
   architecture = model.architecture
   batch = sharding.place_batch(make_batch(rows, shape, architecture.vocab_size), mesh)
   times = []
   for _ in range(args.steps + 1):
     start = time.perf_counter()
-    trained, state, metrics = train_step(trained, state, frozen, batch)
+    with jax.set_mesh(mesh):
+      trained, state, metrics = train_step(trained, state, frozen, batch)
     jax.block_until_ready(metrics)
     times.append(time.perf_counter() - start)
 

@@ -6,14 +6,17 @@ import hashlib
 import os
 import pathlib
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 
 from hyperjax import launch
+from hyperjax.core import sharding
 from hyperjax.data import manifest as manifest_lib
 from hyperjax.data import vocabularies
 from hyperjax.data.manifest import DataConfig, Manifest
@@ -69,15 +72,20 @@ class ModelConfig:
       activations=self.activations(),
     )  # fmt: skip
 
-  def load(self) -> tuple[families.Model, str]:
-    """The model with its weights, and its fingerprint."""
-    loaded = families.load(self.source, dtype=self.compute_dtype(), config=self.architecture)
+  def load(self, mesh: Mesh | None = None) -> tuple[families.Model, str]:
+    """The model with its weights, sharded over a mesh where there is one, and its fingerprint."""
+    loaded = families.load(
+      self.source, dtype=self.compute_dtype(), config=self.architecture, mesh=mesh
+    )
     return nnx.merge(nnx.graphdef(self.abstract()), loaded.params), loaded.fingerprint
 
 
 @runtime_checkable
 class ProducerConfig(Protocol):
-  """Builds a producer for a downstream model; `hypermodels` has one per system."""
+  """Builds a producer for a downstream model; `hypermodels` has one per system.
+
+  One that starts from a file also has `load(downstream, mesh)`, whose result `build` takes last.
+  """
 
   def build(self, downstream: families.Model, encode: Encode, rngs: nnx.Rngs) -> nnx.Module: ...
 
@@ -88,17 +96,49 @@ def encoder(vocabulary: Vocabulary) -> Encode:
 
 
 def build_parts(
-  producer: ProducerConfig, downstream: families.Model, encode: Encode, seed: int
+  producer: ProducerConfig,
+  downstream: families.Model,
+  encode: Encode,
+  seed: int,
+  mesh: Mesh | None = None,
 ) -> step_lib.Parts:
-  """The system at its initial values, taken apart into trained (float32) and frozen."""
-  system = _system(producer, downstream, encode, seed)
-  return step_lib.split(system, trained_parts(producer))
+  """The system at its initial values, taken apart into trained (float32) and frozen.
+
+  What is drawn or copied is made where it lies: no device ever holds all of a sharded array.
+
+  Args:
+    producer, downstream: the system; the downstream model lies on the mesh already.
+    encode: from text to token ids.
+    seed: of drawn values.
+    mesh: what the arrays are sharded over; the default device where None.
+  """
+  given = _given(producer, downstream, mesh)
+  system = partial(_system, producer, encode, seed)
+  parts = step_lib.split(nnx.eval_shape(system, *given), trained_parts(producer))
+
+  def make(*given):
+    made = step_lib.split(system(*given), trained_parts(producer))
+    return made.trained, {k: v for k, v in made.frozen.items() if k != "downstream"}
+
+  lying = None
+  if mesh is not None:
+    lying = sharding.shardings(parts.trained, parts.axes, mesh), None
+  trained, frozen = jax.jit(make, out_shardings=lying)(*given)
+  if "downstream" in parts.frozen:
+    frozen["downstream"] = nnx.to_pure_dict(nnx.state(downstream))
+  return dataclasses.replace(parts, trained=trained, frozen=frozen)
+
+
+def _given(producer: ProducerConfig, downstream: families.Model, mesh: Mesh | None) -> tuple:
+  """What a system is built from: the downstream model, and what the producer starts from."""
+  load = getattr(producer, "load", None)
+  return (downstream, load(downstream, mesh)) if load else (downstream,)
 
 
 def _system(
-  producer: ProducerConfig, downstream: families.Model, encode: Encode, seed: int
+  producer: ProducerConfig, encode: Encode, seed: int, downstream: families.Model, *loaded: Any
 ) -> step_lib.System:
-  module = producer.build(downstream, encode, nnx.Rngs(seed))
+  module = producer.build(downstream, encode, nnx.Rngs(seed), *loaded)
   if "downstream" in trained_parts(producer):
     downstream = jax.tree.map(lambda x: x.astype(jnp.float32), downstream)
   return step_lib.System(module, downstream)
@@ -127,9 +167,8 @@ def trained_parts(producer: ProducerConfig) -> tuple[str, ...]:
 def abstract_parts(producer: ProducerConfig, model: ModelConfig) -> step_lib.Parts:
   """As `build_parts`, with shapes in place of arrays; reads and computes nothing."""
   encode = lambda text: [0]
-  system = nnx.eval_shape(
-    lambda downstream: _system(producer, downstream, encode, 0), model.abstract()
-  )
+  given = _given(producer, model.abstract(), None)
+  system = nnx.eval_shape(partial(_system, producer, encode, 0), *given)
   return step_lib.split(system, trained_parts(producer))
 
 

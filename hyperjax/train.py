@@ -25,6 +25,7 @@ from hyperjax.progress import Progress, StopSignal, compilations
 from hyperjax.training import step as step_lib
 from hyperjax.training.checkpoints import Checkpoints
 from hyperjax.training.metrics_writer import MetricsWriter
+from hyperjax.training.step import lies
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +39,7 @@ class RunConfig:
     accumulate: parts that a batch is worked off in.
     checkpoint_period: steps between checkpoints; the last step is always saved.
     eval_period: steps between evaluations on the held-out tasks; 0 for none.
+    mesh: the devices, and what is sharded over them.
     initial_checkpoint: a run's folder whose newest trained parameters this run starts from.
   """
 
@@ -47,6 +49,7 @@ class RunConfig:
   accumulate: int = 1
   checkpoint_period: int = 100
   eval_period: int = 0
+  mesh: sharding.MeshConfig = sharding.MeshConfig()
   initial_checkpoint: str | None = None
 
   def __post_init__(self):
@@ -121,7 +124,8 @@ def train(
     return describe(model, hypermodel, data, run)
 
   # The model, the data, the system.
-  mesh = sharding.MeshConfig().build()
+  mesh = run.mesh.build()
+  sharding.check_batch(run.batch_size // run.accumulate, mesh)
   vocabulary = vocabularies.load(data.config.vocabulary)
   vocabularies.check_fits(
     data.config.vocabulary, vocabulary, model.architecture.vocab_size, model.source
@@ -131,20 +135,19 @@ def train(
   stream = data.episodes.stream(
     manifest, seed=run.seed, batch_size=run.batch_size, layout=layout
   )
-  downstream, fingerprint = model.load()
-  parts = runs.build_parts(hypermodel, downstream, runs.encoder(vocabulary), run.seed)
+  downstream, fingerprint = model.load(mesh)
+  parts = runs.build_parts(hypermodel, downstream, runs.encoder(vocabulary), run.seed, mesh)
   transform = optimizer.build(run.steps, parts.axes)
-  train_step = step_lib.make_train_step(parts.graph, transform, objective, run.accumulate)
   watch = None
   if run.eval_period and data.held_out:
     watch = Watch.open(data, vocabulary, parts.graph, layout)
 
   # Where it starts: this run's newest checkpoint, another run's, or the initial values.
-  trained, frozen = (
-    sharding.place(tree, axes, mesh)
-    for tree, axes in ((parts.trained, parts.axes), (parts.frozen, parts.frozen_axes))
-  )
+  trained, frozen = parts.trained, parts.frozen
   state, start = step_lib.init_optimizer(transform, trained, mesh), 0
+  train_step = step_lib.make_train_step(
+    parts.graph, transform, objective, run.accumulate, (lies(trained), lies(state))
+  )
   checkpoints = Checkpoints(model_dir, fingerprint)
   if checkpoints.latest() is not None:
     restored = checkpoints.restore(trained, state)
@@ -168,7 +171,11 @@ def train(
   seen_shapes: set = set()
   pending, done = None, start
   counts = loader.Counts()
-  with loader.Loader(stream, start_step=start, stop_step=run.steps) as batches, signals, bar:
+  rows = sharding.local_rows(run.batch_size, mesh)
+  with (
+    loader.Loader(stream, start_step=start, stop_step=run.steps, rows=rows) as batches,
+    signals, bar, jax.set_mesh(mesh),
+  ):  # fmt: skip
     if watch and start == 0:
       with bar.paused():
         found = watch.measure(trained, frozen)

@@ -314,7 +314,8 @@ class Tuner:
   def curve(self, bench: Bench, task: str, seed: int) -> Curve:
     """Tunes on one task; exact match and log-likelihood of its other queries at each step asked."""
     trained = self._initial(bench, task, seed)
-    state = step_lib.init_optimizer(self.transform, trained, sharding.MeshConfig().build())
+    mesh = sharding.MeshConfig().build(jax.devices()[:1])  # of one episode a batch
+    state = step_lib.init_optimizer(self.transform, trained, mesh)
     asked = [bench.batch(episode) for episode in bench.asked(task)]
     found = [self._measure(trained, asked, 0)] if 0 in self.config.measure else []
     count = self.method.num_examples

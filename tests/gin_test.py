@@ -9,6 +9,7 @@ import shlex
 import pytest
 
 from hyperjax import launch, train
+from hyperjax.core.sharding import MeshConfig
 from hyperjax.data import __main__ as data_main
 from hyperjax.data.shots import PerClass
 from hyperjax.launch import command_line
@@ -17,7 +18,7 @@ from tests import tiny as tiny_lib
 GIN = tiny_lib.ROOT / "gin"
 FILES = sorted(str(path.relative_to(GIN)) for path in GIN.rglob("*.gin"))
 KINDS = {kind: [f for f in FILES if f.startswith(f"{kind}/")]
-         for kind in ("models", "systems", "data", "runs", "examples")}  # fmt: skip
+         for kind in ("models", "systems", "data", "runs", "meshes", "examples")}  # fmt: skip
 # Which run a data file is for.
 CORPORA = ("data/text.gin", "data/c4.gin", "data/c4_tfds.gin", "data/redpajama.gin")
 RUN_OF = {data: "runs/hyperpretrain.gin" if data in CORPORA else "runs/mtf.gin"
@@ -175,6 +176,20 @@ def test_supports_may_hold_so_many_examples_of_each_class(capsys):
     given = launch.arguments(files, "hyperjax.train", "train", bindings=needed)["data"]
     assert given.episodes.num_shots == PerClass((2, 10)) and given.episodes.limit[0] == 2048
     assert given.evaluation.num_shots == PerClass(4)
+
+
+MESHES = {"data_fsdp": (-1, 16, 1), "fsdp": (1, -1, 1), "fsdp_tensor": (1, -1, 4)}
+
+
+@pytest.mark.parametrize("mesh", KINDS["meshes"], ids=stem)
+def test_a_mesh_file_behind_the_runs_sets_its_mesh(mesh):
+  files = ["models/llama_tiny.gin", "systems/hyperllama.gin", "data/lexical.gin", "runs/mtf.gin"]
+  needed = ["DATA_DIR='d'", "MODEL_DIR='m'", "TRAIN_STEPS=1"]
+  read = lambda *more: launch.arguments(
+    [*files, *more], "hyperjax.train", "train", bindings=needed
+  )["run"].mesh
+  assert read() == MeshConfig()
+  assert read(mesh) == MeshConfig(*MESHES[stem(mesh)])
 
 
 def test_the_tuning_file_is_whole():

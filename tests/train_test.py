@@ -233,6 +233,24 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(tiny, tmp_path, watched_step,
   assert minutes == sorted(minutes) and minutes[0] > 0, "a resumed run goes on counting"
 
 
+def test_a_run_on_a_mesh_is_the_run_on_one_device(tiny, tmp_path, monkeypatch):
+  """4 heads and 2 of keys and values on a tensor axis of 4, episodes and width on 2; a checkpoint
+  resumes on another mesh."""
+  given = dict(TRAIN_STEPS=4, EVAL_PERIOD=4)
+  monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+  mesh, one = tmp_path / "mesh", tmp_path / "one"
+  process = tiny.start(mesh, "--gin_file=meshes/fsdp_tensor.gin", LOOP="'one_scan'", **given)
+  assert tiny.train(one, **given) == 0
+  out, _ = process.communicate(timeout=300)
+  assert process.returncode == 0, out
+  read = lambda folder: [json.loads(x) for x in (folder / "metrics.jsonl").read_text().splitlines()]
+  for ours, theirs in zip(read(mesh), read(one), strict=True):
+    for name in theirs.keys() & {"loss", "gradient_norm", "held_out/log_likelihood"}:
+      assert ours[name] == pytest.approx(theirs[name], rel=1e-3), name
+  assert tiny.train(mesh, TRAIN_STEPS=5) == tiny.train(one, TRAIN_STEPS=5) == 0
+  close(mesh, one, 1e-3)
+
+
 def test_ctrl_c_before_training_is_one_line(tiny, tmp_path, capsys, monkeypatch):
   def interrupted(*_, **__):
     raise KeyboardInterrupt

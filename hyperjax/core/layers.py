@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from hyperjax.core import sharding
 from hyperjax.core.masks import Mask
 from hyperjax.core.phi import LowRank, Prefix, Prompt
 from hyperjax.core.positions import Bias
@@ -46,12 +47,28 @@ def project(
     kernel: [*inputs, *outputs].
     update: one layer of a LowRank, a [B|1, prod(inputs), R], b [B|1, R, prod(outputs)].
   """
-  y = matmul(x, kernel, range(x.ndim - 3))
-  if update is None:
-    return y
-  flat = x.reshape(x.shape[0], x.shape[1] * x.shape[2], -1)
-  delta = _times(_times(flat, update.a), update.b)
-  return y + (delta * update.scale).reshape(y.shape)
+  return project_all(x, [kernel], [update])[0]
+
+
+def project_all(
+  x: Float[Array, "B M T *inputs"],
+  kernels: Sequence[Float[Array, "..."]],
+  updates: Sequence[LowRank | None],
+) -> list[Float[Array, "B M T ..."]]:
+  """`project` of the same x by several kernels, each with its update."""
+  if any(update is not None for update in updates):
+    # Made first, so that in the backward pass its gradient is added last. Of kernels sharded by
+    # their outputs each gives a partial gradient of x; XLA adds these up and sends their sum once,
+    # unless the updates' gradients, which are whole already, are added in between.
+    flat = x.reshape(x.shape[0], x.shape[1] * x.shape[2], -1)
+  out = []
+  for kernel, update in zip(kernels, updates, strict=True):
+    y = matmul(x, kernel, range(x.ndim - 3))
+    if update is not None:
+      delta = _times(_times(flat, update.a), update.b)
+      y = y + (delta * update.scale).reshape(y.shape)
+    out.append(y)
+  return out
 
 
 def matmul(
@@ -106,7 +123,7 @@ _narrow_matmul.defvjp(_narrow_forward, _narrow_backward)
 
 def _times(x: Float[Array, "B X i"], w: Float[Array, "#B i o"]) -> Float[Array, "B X o"]:
   w = w.astype(x.dtype)
-  return x @ (w[0] if w.shape[0] == 1 else w)
+  return x @ (sharding.whole(w[0]) if w.shape[0] == 1 else w)
 
 
 def attend(

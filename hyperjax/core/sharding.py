@@ -6,14 +6,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+import numpy as np
+from flax import nnx
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 MESH_AXES = ("data", "fsdp", "tensor")
 
 # Logical axis -> mesh axes. Phi's own feature axes have names of their own: they may stand beside
 # an axis of the model in one array without both landing on the same mesh axis.
-RULES: Mapping[str, str | tuple[str, ...] | None] = {
+Rules = Mapping[str | None, str | tuple[str, ...] | None]
+RULES: Rules = {
+  None: None,
   "batch": ("data", "fsdp"),
+  "rows": "data",  # a batch whose features lie on fsdp
   "queries": None,
   "length": None,
   "layers": None,
@@ -28,6 +33,7 @@ RULES: Mapping[str, str | tuple[str, ...] | None] = {
   "prefix": None,
   "rank": None,
   "gist": None,
+  "shared": None,  # in the place of a batch
   "phi_embed": None,
   "phi_heads": "tensor",
   "phi_out": None,
@@ -37,17 +43,23 @@ RULES: Mapping[str, str | tuple[str, ...] | None] = {
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-  """The shape of the device mesh.
+  """The shape of the device mesh; an axis of -1 takes all devices that the others leave.
 
   Attributes:
-    data: data parallelism; -1 takes all devices that the other axes leave.
-    fsdp: parameters and batch sharded together.
+    data: data parallelism: each part of the devices has all parameters.
+    fsdp: parameters and batch sharded together; a layer's weights are gathered as it is computed.
     tensor: heads, MLP and vocabulary sharded.
   """
 
   data: int = -1
   fsdp: int = 1
   tensor: int = 1
+
+  def __post_init__(self):
+    sizes = dataclasses.asdict(self)
+    wrong = [name for name, size in sizes.items() if size < 1 and size != -1]
+    if wrong or [*sizes.values()].count(-1) > 1:
+      raise ValueError(f"MeshConfig's axes must be positive, one of them may be -1: {sizes}")
 
   def build(self, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """The mesh over the given devices (all, where None).
@@ -56,17 +68,20 @@ class MeshConfig:
       ValueError: the sizes do not multiply to the number of devices.
     """
     devices = jax.devices() if devices is None else list(devices)
-    data = len(devices) // (self.fsdp * self.tensor) if self.data == -1 else self.data
-    shape = (data, self.fsdp, self.tensor)
+    sizes = [self.data, self.fsdp, self.tensor]
+    fixed = math.prod(size for size in sizes if size != -1)
+    shape = [len(devices) // fixed if size == -1 else size for size in sizes]
     if math.prod(shape) != len(devices):
       raise ValueError(
-        f"a mesh of data {data} x fsdp {self.fsdp} x tensor {self.tensor} does not fit "
-        f"{len(devices)} devices"
+        f"a mesh of data {shape[0]} x fsdp {shape[1]} x tensor {shape[2]} does not fit "
+        f"{len(devices)} devices (gin: MESH_DATA, MESH_FSDP, MESH_TENSOR)"
       )
-    return jax.make_mesh(shape, MESH_AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+    return jax.make_mesh(
+      tuple(shape), MESH_AXES, axis_types=(AxisType.Auto,) * 3, devices=devices
+    )
 
 
-def partition(axes: Sequence[str], rules: Mapping[str, Any] = RULES) -> PartitionSpec:
+def partition(axes: Sequence[str | None], rules: Rules = RULES) -> PartitionSpec:
   """The PartitionSpec of an array with these logical axes.
 
   Raises:
@@ -77,10 +92,10 @@ def partition(axes: Sequence[str], rules: Mapping[str, Any] = RULES) -> Partitio
   for axis in axes:
     if axis not in rules:
       raise ValueError(
-        f"logical axis {axis!r} of {tuple(axes)} has no rule; known: {sorted(rules)}"
+        f"logical axis {axis!r} of {tuple(axes)} has no rule; known: {sorted(filter(None, rules))}"
       )
     target = rules[axis]
-    for name in (target,) if isinstance(target, str) else target or ():
+    for name in _names(target):
       if name in claimed:
         raise ValueError(
           f"axes {claimed[name]!r} and {axis!r} of {tuple(axes)} both claim the mesh axis {name!r}"
@@ -90,21 +105,127 @@ def partition(axes: Sequence[str], rules: Mapping[str, Any] = RULES) -> Partitio
   return PartitionSpec(*out)
 
 
-def shardings(axes: Any, mesh: Mesh, rules: Mapping[str, Any] = RULES) -> Any:
-  """A tree of NamedSharding from a tree of tuples of logical axes."""
+def _names(target: str | tuple[str, ...] | None) -> tuple[str, ...]:
+  return (target,) if isinstance(target, str) else target or ()
+
+
+def fitted(
+  spec: PartitionSpec, shape: Sequence[int], sizes: Mapping[str, int]
+) -> PartitionSpec:
+  """The spec without the mesh axes that do not divide their axis of the array: what cannot be cut
+  evenly is whole on each device (8 key and value heads on a tensor axis of 16).
+
+  Args:
+    spec: of an array.
+    shape: of the array.
+    sizes: of the mesh's axes.
+  """
+  out: list = []
+  for target, size in zip(spec, shape, strict=True):
+    kept: list[str] = []
+    for name in _names(target):
+      if size % math.prod(sizes[n] for n in (*kept, name)) == 0:
+        kept.append(name)
+    out.append(tuple(kept) if len(kept) > 1 else (kept or [None])[0])
+  return PartitionSpec(*out)
+
+
+def shardings(tree: Any, axes: Any, mesh: Mesh) -> Any:
+  """A tree of NamedSharding for a tree of arrays (or their shapes) and one of logical axes."""
   return jax.tree.map(
-    lambda names: NamedSharding(mesh, partition(names, rules)),
-    axes,
-    is_leaf=lambda x: isinstance(x, tuple),
+    lambda x, names: NamedSharding(mesh, fitted(partition(names), x.shape, mesh.shape)), tree, axes
+  )
+
+
+def axes_of(node: Any) -> Any:
+  """The logical axes of every array of a module or of a part of its state, as a plain dict."""
+  state = nnx.state(node) if isinstance(node, nnx.Module) else node
+  return nnx.to_pure_dict(
+    jax.tree.map(
+      lambda v: v.get_metadata()["axes"], state, is_leaf=lambda v: isinstance(v, nnx.Variable)
+    )
   )
 
 
 def place(tree: Any, axes: Any, mesh: Mesh) -> Any:
   """Puts arrays on the mesh by their logical axes."""
-  return jax.device_put(tree, shardings(axes, mesh))
+  return jax.device_put(tree, shardings(tree, axes, mesh))
+
+
+# ---- Batches -------------------------------------------------------------------------------------
+
+
+def check_batch(size: int, mesh: Mesh | AbstractMesh) -> None:
+  """Refuses a number of episodes that the mesh cannot share out evenly."""
+  parts = mesh.shape["data"] * mesh.shape["fsdp"]
+  if size % parts:
+    raise ValueError(
+      f"{size} episodes cannot be shared out evenly over data {mesh.shape['data']} x fsdp "
+      f"{mesh.shape['fsdp']}: BATCH_SIZE (each part of it, where it is accumulated) must be a "
+      f"multiple of {parts}"
+    )
+
+
+def local_rows(size: int, mesh: Mesh) -> list[int]:
+  """Which rows of a batch of `size` episodes the devices of this process hold, in order."""
+  held = _over_episodes(mesh).addressable_devices_indices_map((size,)).values()
+  return sorted({row for (part,) in held for row in range(size)[part]})
 
 
 def place_batch(batch: Any, mesh: Mesh) -> Any:
-  """Puts a batch on the mesh, its leading axis over the batch rule."""
-  sharding = NamedSharding(mesh, partition(("batch",)))
-  return jax.tree.map(lambda x: jax.device_put(x, sharding), batch)
+  """The batch of all processes from the rows of each, `local_rows`."""
+  rows = jax.tree.map(np.asarray, batch)
+  return jax.make_array_from_process_local_data(_over_episodes(mesh), rows)
+
+
+def _over_episodes(mesh: Mesh) -> NamedSharding:
+  return NamedSharding(mesh, partition(("batch",)))
+
+
+# ---- In compiled programs, by the mesh of `jax.set_mesh` -----------------------------------------
+
+# A layer's weights as they are used: whole but for what tensor parallelism cuts.
+_GATHERED = {axis: None if target == "fsdp" else target for axis, target in RULES.items()}
+
+
+def constrain(x: jax.Array, axes: Sequence[str | None], rules: Rules = RULES) -> jax.Array:
+  """Has an array of a program lie on the mesh by its logical axes; as it is without a mesh."""
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty or mesh.size == 1:
+    return x
+  return jax.lax.with_sharding_constraint(x, fitted(partition(axes, rules), x.shape, mesh.shape))
+
+
+def by_episode(x: jax.Array) -> jax.Array:
+  """Activations [B, ..., D]: each device has all of its episodes."""
+  return constrain(x, ("batch", *[None] * (x.ndim - 1)))
+
+
+def lookup(table: jax.Array, rows: jax.Array) -> jax.Array:
+  """table[rows]: [V, D], [B, ...] -> [B, ..., D], each device with all of its episodes.
+
+  Two moves, each of which XLA knows how to make: every device looks its part of D up for the
+  episodes of all `fsdp`, then parts of D are exchanged for episodes.
+  """
+  axes = ("rows", *[None] * (rows.ndim - 1))
+  found = table[constrain(rows, axes)]
+  return by_episode(constrain(found, (*axes, "embed")))
+
+
+def gather(x: jax.Array, axes: Sequence[str]) -> jax.Array:
+  """Weights as they are used: every use in a program shares this one gather over `fsdp`."""
+  return constrain(x, axes, _GATHERED)
+
+
+def whole(x: jax.Array) -> jax.Array:
+  """Small weights as they are used: all of them on each device."""
+  return constrain(x, [None] * x.ndim)
+
+
+def gather_layer(params: nnx.State) -> nnx.State:
+  """The same for all weights of one layer, a slice of a stack's."""
+  return jax.tree.map(
+    lambda v: v.replace(gather(v[...], v.get_metadata()["axes"][1:])),
+    params,
+    is_leaf=lambda v: isinstance(v, nnx.Variable),
+  )

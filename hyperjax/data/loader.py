@@ -175,7 +175,7 @@ class Loader:
     *,
     start_step: int = 0,
     stop_step: int | None = None,
-    rows: range | None = None,
+    rows: Sequence[int] | None = None,
     prefetch: int = 2,
   ):
     """Starts to read.

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from hyperjax.core import masks
@@ -86,16 +87,45 @@ class HyperT5Config:
     """The same system, for where a checkpoint replaces all that the source would give."""
     return dataclasses.replace(self, source=families.RANDOM)
 
-  def build(self, downstream: Any, encode: Encode, rngs: nnx.Rngs) -> HyperT5:
-    """The hypermodel for this downstream model, at its initial values.
+  def load(self, downstream: Any, mesh: Mesh | None) -> T5 | None:
+    """The body that its source gives, in float32 on the mesh; None for new weights.
+
+    For an abstract downstream model the body is abstract too, and nothing is read.
 
     Raises:
       ValueError: the body does not know the tokens that the downstream model's data has; what the
-        source or the spec of phi is refused for.
+        source is refused for.
+    """
+    self._check_vocabulary(downstream)
+    if self.source == families.RANDOM:
+      return None
+    body = families.abstract(self.architecture, remat=downstream.remat)
+    leaves = jax.tree.leaves(nnx.state(downstream))
+    if not any(isinstance(x, jax.ShapeDtypeStruct) for x in leaves):
+      loaded = families.load(
+        self.source, dtype=jnp.float32, config=self.architecture, mesh=mesh
+      )
+      body = nnx.merge(nnx.graphdef(body), loaded.params)
+    return _headless(body)
+
+  def build(
+    self, downstream: Any, encode: Encode, rngs: nnx.Rngs, body: T5 | None = None
+  ) -> HyperT5:
+    """The hypermodel for this downstream model, at its initial values.
+
+    Args:
+      downstream, encode, rngs: as all systems' `build` takes them.
+      body: what `load` gave.
+
+    Raises:
+      ValueError: what `load` and the spec of phi are refused for; a source, but no body.
     """
     self._check_vocabulary(downstream)
     spec = self.emit.spec(downstream)
-    body = _load_body(self, downstream, rngs)
+    if (body is None) != (self.source == families.RANDOM):
+      raise ValueError(f"HyperT5's body comes from {self.source!r}: build takes what load gives")
+    if body is None:
+      body = _headless(T5(self.architecture, rngs=rngs, remat=downstream.remat))
     width = self.architecture.d_model
     slots = slots_per_site(spec)
     heads = Heads(self.heads, spec, slots, self.emit.scale, width, rngs=rngs)
@@ -118,16 +148,8 @@ class HyperT5Config:
       )
 
 
-def _load_body(config: HyperT5Config, downstream: Any, rngs: nnx.Rngs) -> T5:
-  """The body in float32, without an output layer, which has no use here. Nothing is read where only
-  shapes count, as the abstract downstream model tells."""
-  abstract = any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(nnx.state(downstream)))
-  if abstract or config.source == families.RANDOM:
-    body = T5(config.architecture, rngs=rngs, remat=downstream.remat)
-  else:
-    loaded = families.load(config.source, dtype=jnp.float32, config=config.architecture)
-    body = families.abstract(config.architecture, remat=downstream.remat)
-    body = nnx.merge(nnx.graphdef(body), loaded.params)
-  if not config.architecture.tie_embeddings:
+def _headless(body: T5) -> T5:
+  """The body without an output layer, which has no use here."""
+  if not body.config.tie_embeddings:
     del body.head
   return body

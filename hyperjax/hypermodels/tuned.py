@@ -11,6 +11,9 @@ from hyperjax.core import phi as phi_lib
 from hyperjax.core.batch import Support
 from hyperjax.core.phi import Phi
 
+# The axes of a phi that is parameters: it has no batch, and is sharded as the model's weights are.
+_OWN = {"batch": "shared", "phi_embed": "embed", "phi_out": "embed"}
+
 
 class TunedPhi(nnx.Module):
   """A phi of batch 1 whose leaves are parameters, drawn from the spec's initialisers."""
@@ -22,7 +25,7 @@ class TunedPhi(nnx.Module):
     drawn = jax.tree.leaves(phi_lib.init(spec, rngs.params()))
     self.tree = nnx.static(tree)
     self.leaves = nnx.Dict({
-      f"{index:03d}": _kind(leaf)(value, axes=leaf.axes)
+      f"{index:03d}": _kind(leaf)(value, axes=tuple(_OWN.get(a, a) for a in leaf.axes))
       for index, (leaf, value) in enumerate(zip(leaves, drawn, strict=True))
     })
 

@@ -1,6 +1,7 @@
 """The one way to load and to save a model, whatever its family."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -8,10 +9,13 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import Mesh
 
 from hyperjax import sources
+from hyperjax.core import sharding
 from hyperjax.models import llama_weights, t5_weights, tensor_files, weights
 from hyperjax.models.config_files import refuse
 from hyperjax.models.llama import Llama, LlamaConfig
@@ -74,6 +78,7 @@ def load(
   dtype: Any = jnp.float32,
   config: Config | None = None,
   seed: int = 0,
+  mesh: Mesh | None = None,
 ) -> Loaded:
   """Loads a model, one stacked array at a time.
 
@@ -82,6 +87,8 @@ def load(
     dtype: of all arrays but those that the model always keeps wider.
     config: what the caller takes the model for; an error where the source differs.
     seed: of random weights.
+    mesh: where the arrays lie, sharded by their logical axes; each process reads its part of them.
+      The default device where None.
 
   Raises:
     FileNotFoundError: no such source.
@@ -90,19 +97,25 @@ def load(
   if source == RANDOM:
     if config is None:
       raise ValueError(f"model source {RANDOM!r} needs an explicit config (gin: MODEL)")
-    return random(config, seed=seed, dtype=dtype)
+    return random(config, seed=seed, dtype=dtype, mesh=mesh)
   path = sources.resolve(source)
   found, _ = _read(path)
   _check_same(config or found, found, path)
   family, tensors = of(found), tensor_files.open_tensors(path)
-  table, shapes = family.table(found), _params(abstract(found, dtype=dtype))
+  model = abstract(found, dtype=dtype)
+  table, shapes = family.table(found), _params(model)
   weights.check_tensors(tensors, table, shapes, path, family.unused)
-  params, exact = weights.read(tensors, table, shapes)
+  params, exact = weights.read(tensors, table, shapes, _shardings(model, mesh))
   return Loaded(found, params, weights.identity(path, tensors, found), str(source), exact)
 
 
 def _params(model: Model) -> dict[str, Any]:
   return nnx.to_pure_dict(nnx.state(model))
+
+
+def _shardings(model: Model, mesh: Mesh | None) -> dict[str, Any] | None:
+  """Where a model's arrays lie; None without a mesh."""
+  return None if mesh is None else sharding.shardings(_params(model), sharding.axes_of(model), mesh)
 
 
 def _check_same(asked: Config, found: Config, path: pathlib.Path) -> None:
@@ -115,11 +128,20 @@ def _check_same(asked: Config, found: Config, path: pathlib.Path) -> None:
       raise ValueError(f"{path} has {field.name} {have!r}, the configured model {want!r}")
 
 
-def random(config: Config, *, seed: int = 0, dtype: Any = jnp.float32) -> Loaded:
-  """A model with random weights, for tests and benchmarks."""
-  params = _params(of(config).model(config, rngs=nnx.Rngs(seed), dtype=dtype))
+def random(
+  config: Config, *, seed: int = 0, dtype: Any = jnp.float32, mesh: Mesh | None = None
+) -> Loaded:
+  """A model with random weights, for tests and benchmarks; the same on every mesh."""
+  params = _draw(config, jnp.dtype(dtype), mesh)(jax.random.key(seed))
   name = f"{RANDOM} {seed} {jnp.dtype(dtype).name} {json.dumps(dataclasses.asdict(config))}"
   return Loaded(config, params, hashlib.sha256(name.encode()).hexdigest(), RANDOM)
+
+
+@functools.cache
+def _draw(config: Config, dtype: Any, mesh: Mesh | None):
+  """The compiled program that draws a model, each array where it will lie."""
+  draw = lambda key: _params(of(config).model(config, rngs=nnx.Rngs(key), dtype=dtype))
+  return jax.jit(draw, out_shardings=_shardings(abstract(config, dtype=dtype), mesh))
 
 
 def fingerprint(source: str | pathlib.Path) -> str:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from hyperjax.core import layers, masks, positions, specs
+from hyperjax.core import layers, masks, positions, sharding, specs
 from hyperjax.core import phi as phi_lib
 from hyperjax.core.batch import DecoderQuery
 from hyperjax.core.phi import Phi, sub
@@ -71,8 +71,9 @@ class MLP(nnx.Module):
     self.gate, self.up, self.down = make(embed, mlp), make(embed, mlp), make(mlp, embed)
 
   def __call__(self, x, phi):
-    gate = layers.project(x, self.gate[...], sub(phi, "gate"))
-    up = layers.project(x, self.up[...], sub(phi, "up"))
+    gate, up = layers.project_all(
+      x, (self.gate[...], self.up[...]), (sub(phi, "gate"), sub(phi, "up"))
+    )
     return layers.project(jax.nn.silu(gate) * up, self.down[...], sub(phi, "down"))
 
 
@@ -121,9 +122,8 @@ class Block(nnx.Module):
     """
     own = sub(phi, "self")
     h = self.self_norm(x)
-    q = layers.project(h, self.self.q[...], sub(own, "q"))
-    k = layers.project(h, self.self.k[...], sub(own, "k"))
-    v = layers.project(h, self.self.v[...], sub(own, "v"))
+    kernels = self.self.q[...], self.self.k[...], self.self.v[...]
+    q, k, v = layers.project_all(h, kernels, [sub(own, name) for name in "qkv"])
     q, k = positions.rotate(q, turn), positions.rotate(k, turn)
     if cache is not None:
       keys, values, index = cache
@@ -131,7 +131,8 @@ class Block(nnx.Module):
       v = jax.lax.dynamic_update_slice_in_dim(values, v.astype(values.dtype), index, 2)
     y = layers.attend(q, k, v, mask, sub(own, "prefix"), self.scale)
     x = x + layers.project(y, self.self.o[...], sub(own, "o"))
-    return x + self.mlp(self.mlp_norm(x), sub(phi, "mlp")), (k, v)
+    x = sharding.by_episode(x + self.mlp(self.mlp_norm(x), sub(phi, "mlp")))
+    return x, (k, v)
 
 
 def rows_at(kv: KeyValue, index: Int[Array, "B G"]) -> KeyValue:
@@ -226,7 +227,7 @@ class Llama(nnx.Module):
 
   def embed_tokens(self, tokens: Int[Array, "*batch T"]) -> Float[Array, "*batch T D"]:
     """Input embeddings."""
-    return self.embed[...][tokens].astype(self.activations)
+    return sharding.lookup(self.embed[...], tokens).astype(self.activations)
 
   def hidden(
     self,
@@ -265,14 +266,17 @@ class Llama(nnx.Module):
       The last carry, and the outputs [L, ...].
     """
     graph, blocks = nnx.split(self.decoder)
-    body = lambda carry, xs: layer(nnx.merge(graph, xs[0]), carry, xs[1])
+    # In the body, so that all that a layer does shares one gather, and the backward pass another.
+    block = lambda params: nnx.merge(graph, sharding.gather_layer(params))
+    body = lambda carry, xs: layer(block(xs[0]), carry, xs[1])
     return jax.lax.scan(layers.REMAT[self.remat](body), carry, (blocks, inputs))
 
   def logits(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch V"]:
     """Next-token logits, at least float32."""
     table = self.embed if self.config.tie_embeddings else self.head
     wide = jnp.promote_types(x.dtype, jnp.float32)
-    return layers.matmul(x, table[...], [1], wide)
+    weights = sharding.gather(table[...], ("vocab", "embed"))
+    return layers.matmul(x, weights, [1], wide)
 
   def start(self, phi: Phi | None) -> Int[Array, "#B 1 1"]:
     """The position of a query's first token: the length of the prefix in front of it."""

@@ -62,9 +62,9 @@ _UNUSED = re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq|rope_
 def _table(c: LlamaConfig) -> list[Entry]:
   """Which of our arrays is which tensor."""
 
-  def layer(path, hf, gguf, num_inputs=0, rotated_heads=0):
+  def layer(path, hf, gguf, num_inputs=0, rotated=False):
     names = {"hf": f"model.layers.{{}}.{hf}.weight", "gguf": f"blk.{{}}.{gguf}.weight"}
-    return Entry(f"decoder.{path}", names, num_inputs, rotated_heads)
+    return Entry(f"decoder.{path}", names, num_inputs, rotated)
 
   # Some writers store the head of a tied model too.
   tied = ("lm_head.weight",) if c.tie_embeddings else ()
@@ -72,8 +72,8 @@ def _table(c: LlamaConfig) -> list[Entry]:
   table = [
     Entry("embed", names, aliases=tied),
     layer("self_norm.scale", "input_layernorm", "attn_norm"),
-    layer("self.q", "self_attn.q_proj", "attn_q", 1, c.num_heads),
-    layer("self.k", "self_attn.k_proj", "attn_k", 1, c.num_kv_heads),
+    layer("self.q", "self_attn.q_proj", "attn_q", 1, True),
+    layer("self.k", "self_attn.k_proj", "attn_k", 1, True),
     layer("self.v", "self_attn.v_proj", "attn_v", 1),
     layer("self.o", "self_attn.o_proj", "attn_output", 2),
     layer("mlp_norm.scale", "post_attention_layernorm", "ffn_norm"),

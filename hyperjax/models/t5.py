@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from hyperjax.core import layers, masks, positions, specs
+from hyperjax.core import layers, masks, positions, sharding, specs
 from hyperjax.core import phi as phi_lib
 from hyperjax.core.batch import EncoderDecoderQuery
 from hyperjax.core.phi import Phi, sub
@@ -177,7 +177,7 @@ class T5(nnx.Module):
 
   def embed_tokens(self, tokens: Int[Array, "*batch T"]) -> Float[Array, "*batch T D"]:
     """Input embeddings of both stacks."""
-    return self.embed[...][tokens].astype(self.activations)
+    return sharding.lookup(self.embed[...], tokens).astype(self.activations)
 
   def encode_tokens(
     self, tokens: Int[Array, "B M T"], length: Int[Array, "B M"], phi: Phi | None
@@ -250,7 +250,8 @@ class T5(nnx.Module):
     if self.config.tie_embeddings:
       x = x * self.config.d_model**-0.5
     wide = jnp.promote_types(x.dtype, jnp.float32)
-    return layers.matmul(x, table[...], [1], wide)
+    weights = sharding.gather(table[...], ("vocab", "embed"))
+    return layers.matmul(x, weights, [1], wide)
 
   def __call__(
     self, query: EncoderDecoderQuery, phi: Phi | None = None
@@ -310,5 +311,6 @@ class T5(nnx.Module):
   def _scan(self, layer, carry, blocks: nnx.Module, *inputs):
     """Scans `layer(carry, (block, *inputs))` over the layers."""
     graph, params = nnx.split(blocks)
-    body = lambda carry, xs: layer(carry, (nnx.merge(graph, xs[0]), *xs[1:]))
+    block = lambda params: nnx.merge(graph, sharding.gather_layer(params))
+    body = lambda carry, xs: layer(carry, (block(xs[0]), *xs[1:]))
     return jax.lax.scan(layers.REMAT[self.remat](body), carry, (params, *inputs))

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from hyperjax.core import layers, masks, positions
+from hyperjax.core import layers, masks, positions, sharding
 from hyperjax.core.phi import Phi, sub
 
 KeyValue = tuple[Array, Array]
@@ -92,7 +92,7 @@ class EncoderBlock(nnx.Module):
     h = self.self_norm(x)
     kv = self.self.read(h, own)
     x = x + self.self(h, kv, mask, own, bias)
-    return x + self.mlp(self.mlp_norm(x), sub(phi, "mlp")), kv
+    return sharding.by_episode(x + self.mlp(self.mlp_norm(x), sub(phi, "mlp"))), kv
 
 
 class DecoderBlock(nnx.Module):
@@ -136,4 +136,4 @@ class DecoderBlock(nnx.Module):
       )
     x = x + self.self(h, kv, seen[0], own, bias)
     x = x + self.cross(self.cross_norm(x), memory, seen[1], cross)
-    return x + self.mlp(self.mlp_norm(x), sub(phi, "mlp")), kv
+    return sharding.by_episode(x + self.mlp(self.mlp_norm(x), sub(phi, "mlp"))), kv

@@ -19,6 +19,9 @@ _SAFETENSORS = {
   "BF16": np.dtype(ml_dtypes.bfloat16),
 }
 
+# Slices of a tensor's axes, () for all of it.
+Part = tuple[slice, ...]
+
 
 class Tensors(abc.ABC):
   """A file or folder of named tensors, read one at a time.
@@ -32,8 +35,8 @@ class Tensors(abc.ABC):
   shapes: Mapping[str, tuple[int, ...]]
 
   @abc.abstractmethod
-  def tensor(self, name: str) -> np.ndarray:
-    """One tensor, read now."""
+  def tensor(self, name: str, part: Part = ()) -> np.ndarray:
+    """One tensor, or a part of it, read now."""
 
   @abc.abstractmethod
   def dtype(self, name: str) -> np.dtype:
@@ -92,10 +95,13 @@ class Safetensors(Tensors):
       self._entries[name] = path, first, last, _SAFETENSORS[entry["dtype"]]
       self.shapes[name] = tuple(entry["shape"])
 
-  def tensor(self, name: str) -> np.ndarray:
+  def tensor(self, name: str, part: Part = ()) -> np.ndarray:
     path, first, last, dtype = self._entries[name]
+    shape = self.shapes[name]
+    if part:  # only the pages that hold it are read
+      return np.array(np.memmap(path, dtype, "r", first, shape)[part])
     flat = np.fromfile(path, dtype, (last - first) // dtype.itemsize, offset=first)
-    return flat.reshape(self.shapes[name])
+    return flat.reshape(shape)
 
   def dtype(self, name: str) -> np.dtype:
     return self._entries[name][3]
@@ -114,7 +120,10 @@ class Gguf(Tensors):
     self._table = sources.gguf_header(path).tensors
     self.shapes = {name: t.shape for name, t in self._table.items()}
 
-  def tensor(self, name: str) -> np.ndarray:
+  def tensor(self, name: str, part: Part = ()) -> np.ndarray:
+    return self._whole(name)[part]
+
+  def _whole(self, name: str) -> np.ndarray:
     from gguf import GGMLQuantizationType
     from gguf.quants import dequantize
 

@@ -3,6 +3,7 @@ at a time, fingerprints, and Hugging Face folders written whole or not at all.
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -19,7 +20,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from hyperjax.models.tensor_files import INDEX, Tensors
+from hyperjax.models.tensor_files import INDEX, Part, Tensors
 
 _ORIGIN = "hyperjax_origin.json"
 _END = 64 * 1024
@@ -53,7 +54,7 @@ class Entry:
     names: format ('hf', 'gguf') -> name in the file; '{}' stands for the layer.
     num_inputs: how many leading axes of our kernel are inputs, which files hold as a matrix
       [outputs, inputs]; 0 where our array is the file's.
-    rotated_heads: for GGUF, heads whose rows llama.cpp reorders for its interleaved RoPE; else 0.
+    rotated: whether llama.cpp reorders the rows of each head for its interleaved RoPE (GGUF).
     aliases: other names under which a file may hold the same tensor, in place of the name or
       beside it.
   """
@@ -61,7 +62,7 @@ class Entry:
   path: str
   names: Mapping[str, str]
   num_inputs: int = 0
-  rotated_heads: int = 0
+  rotated: bool = False
   aliases: tuple[str, ...] = ()
 
   def file_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -71,11 +72,20 @@ class Entry:
     return math.prod(shape[self.num_inputs :]), math.prod(shape[: self.num_inputs])
 
   def ours(self, x: np.ndarray, shape: tuple[int, ...], fmt: str) -> np.ndarray:
-    """The file's tensor as our (one layer's) array."""
-    if fmt == "gguf" and self.rotated_heads:
-      pairs = x.reshape(self.rotated_heads, -1, 2, x.shape[1])
+    """The file's tensor as our (one layer's) array, or of both the same `part`."""
+    if fmt == "gguf" and self.rotated:
+      pairs = x.reshape(-1, shape[-1] // 2, 2, x.shape[1])
       x = pairs.swapaxes(1, 2).reshape(x.shape)
     return x.T.reshape(shape) if self.num_inputs else x
+
+  def file_part(self, shape: tuple[int, ...], index: Part) -> Part:
+    """Where the file holds a part of our (one layer's) array of `shape`; () where it is all."""
+    if all(s.indices(n) == (0, n, 1) for s, n in zip(index, shape, strict=True)):
+      return ()
+    if not self.num_inputs:
+      return index
+    split = self.num_inputs
+    return _flat(shape[split:], index[split:]), _flat(shape[:split], index[:split])
 
   def theirs(self, x: np.ndarray) -> np.ndarray:
     """Our (one layer's) array as Hugging Face's tensor."""
@@ -179,31 +189,80 @@ def _several(names: Sequence[str]) -> str:
   return f"the tensor{'s' * (len(names) > 1)} {', '.join(map(repr, names[:3]))}{more}"
 
 
+def _flat(shape: tuple[int, ...], index: Part) -> slice:
+  """Where a cut along the first of several axes lies in these axes flattened.
+
+  Raises:
+    ValueError: another axis is cut: head sizes, for one, never are.
+  """
+  first, *others = index
+  if any(s.indices(n) != (0, n, 1) for s, n in zip(others, shape[1:], strict=True)):
+    raise ValueError(f"{index} of {shape} is cut along another axis than the first")
+  start, stop, _ = first.indices(shape[0])
+  inner = math.prod(shape[1:])
+  return slice(start * inner, stop * inner)
+
+
 def read(
-  tensors: Tensors, table: Sequence[Entry], abstract: Mapping[str, Any]
+  tensors: Tensors,
+  table: Sequence[Entry],
+  abstract: Mapping[str, Any],
+  shardings: Mapping[str, Any] | None = None,
 ) -> tuple[dict[str, Any], bool]:
   """Reads all arrays, one stacked array at a time, so that there is no second copy of the model.
+
+  Args:
+    tensors: the file or folder.
+    table: which of our arrays is which tensor.
+    abstract: our arrays' shapes and types.
+    shardings: where each lies: this process reads only what its devices hold, one stacked array at
+      a time. None for the default device.
 
   Returns:
     The arrays in the types that `abstract` has, and whether none of them is narrower than the
     file's.
   """
   targets = dict(leaves(abstract))
+  where = dict(leaves(shardings or {}))
   out: dict[str, Any] = {}
   exact = True
   for entry in table:
-    leaf = targets[entry.path]
-    host = np.empty(leaf.shape, leaf.dtype)
-    for index, (name, part) in enumerate(_parts(_present(entry, tensors)[0], leaf.shape)):
-      target = host if part == leaf.shape else host[index]
-      target[...] = entry.ours(tensors.tensor(name), part, tensors.format)
-      exact = exact and np.can_cast(tensors.dtype(name), host.dtype)
+    leaf, name = targets[entry.path], _present(entry, tensors)[0]
+    names = [part for part, _ in _parts(name, leaf.shape)]
+    exact = exact and all(np.can_cast(tensors.dtype(part), leaf.dtype) for part in names)
+    # Devices that hold the same part share one copy of it here.
+    fill = functools.cache(functools.partial(_host_part, tensors, entry, name, leaf))
+    if shardings is None:
+      array = jax.device_put(fill(tuple((0, n) for n in leaf.shape)), may_alias=False)
+    else:
+      array = jax.make_array_from_callback(
+        leaf.shape, where[entry.path],
+        lambda part, f=fill, shape=leaf.shape: f(
+          tuple(s.indices(n)[:2] for s, n in zip(part, shape, strict=True))
+        ),
+      )  # fmt: skip
     *parents, last = entry.path.split(".")
     node = out
     for parent in parents:
       node = node.setdefault(parent, {})
-    node[last] = jax.block_until_ready(jax.device_put(host, may_alias=False))
+    node[last] = jax.block_until_ready(array)
   return out, exact
+
+
+def _host_part(
+  tensors: Tensors, entry: Entry, name: str, leaf: Any, bounds: tuple[tuple[int, int], ...]
+) -> np.ndarray:
+  """A part of one of our arrays, from first to last of each axis, from the tensors that hold it."""
+  host = np.empty([last - first for first, last in bounds], leaf.dtype)
+  part, shape = tuple(slice(*b) for b in bounds), leaf.shape
+  targets = [(name, host)]
+  if "{}" in name:
+    targets = list(zip(map(name.format, range(*bounds[0])), host, strict=True))
+    part, shape = part[1:], shape[1:]
+  for tensor, target in targets:
+    found = tensors.tensor(tensor, entry.file_part(shape, part))
+    target[...] = entry.ours(found, target.shape, tensors.format)
+  return host
 
 
 def fingerprint(tensors: Tensors, config: Any) -> str:

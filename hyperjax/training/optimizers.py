@@ -108,14 +108,10 @@ def per_layer(transform: optax.GradientTransformation) -> optax.GradientTransfor
   """Applies `transform` to every layer of every leaf apart; leaves lead with the layer axis."""
 
   def init(params):
-    return [jax.vmap(transform.init)(leaf) for leaf in jax.tree.leaves(params)]
+    return jax.tree.map(jax.vmap(transform.init), params)
 
   def update(updates, state, params):
-    leaves, tree = jax.tree.flatten(updates)
-    pairs = [
-      jax.vmap(transform.update)(u, s, p)
-      for u, s, p in zip(leaves, state, jax.tree.leaves(params), strict=True)
-    ]
-    return tree.unflatten([u for u, _ in pairs]), [s for _, s in pairs]
+    pairs = jax.tree.map(jax.vmap(transform.update), updates, state, params)
+    return tuple(jax.tree.map(lambda _, pair, i=i: pair[i], updates, pairs) for i in (0, 1))
 
   return optax.GradientTransformation(init, update)

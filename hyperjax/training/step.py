@@ -11,6 +11,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
+from hyperjax.core import sharding
 from hyperjax.core.batch import Batch
 from hyperjax.hypermodels import loops
 from hyperjax.hypermodels.in_context import InContext
@@ -51,24 +52,26 @@ class Parts:
 def split(system: System, train: tuple[str, ...] = ("producer",)) -> Parts:
   """Takes a system apart: the parts named in `train` ('producer', 'downstream'), and the rest."""
   chosen = nnx.All(nnx.Param, lambda path, _: path[0] in train)
-  graph, trained, frozen = nnx.split(system, chosen, ...)
-  trees = (nnx.to_pure_dict(state) for state in (trained, frozen, _axes(trained), _axes(frozen)))
-  return Parts(graph, *trees)
-
-
-def _axes(state: nnx.State) -> nnx.State:
-  return jax.tree.map(
-    lambda v: v.get_metadata()["axes"], state, is_leaf=lambda v: isinstance(v, nnx.Variable)
-  )
+  graph, *states = nnx.split(system, chosen, ...)
+  return Parts(graph, *map(nnx.to_pure_dict, states), *map(sharding.axes_of, states))
 
 
 def init_optimizer(transform: optax.GradientTransformation, trained: Tree, mesh: Mesh) -> Tree:
-  """The optimizer's first state: per-parameter moments lie as the parameters do, the rest (step
-  counts, factored moments) on every device."""
-  state = jax.jit(transform.init)(trained)
-  like = {x.shape: x.sharding for x in jax.tree.leaves(trained)}
+  """The optimizer's first state, made where it lies: per-parameter moments as the parameters, the
+  rest (step counts, factored moments) on every device."""
+  parameters = dict(jax.tree_util.tree_leaves_with_path(trained))
   everywhere = NamedSharding(mesh, PartitionSpec())
-  return jax.tree.map(lambda x: jax.device_put(x, like.get(x.shape, everywhere)), state)
+
+  def where(path, leaf):
+    # A moment's path holds its parameter's: (0, mu, 'producer', 'gist').
+    parts = (path[i:j] for i in range(len(path)) for j in range(i + 1, len(path) + 1))
+    owner = next((parameters[part] for part in parts if part in parameters), leaf)
+    same = owner is not leaf and owner.shape == leaf.shape
+    return owner.sharding if same else everywhere
+
+  shapes = jax.eval_shape(transform.init, trained)
+  lying = jax.tree_util.tree_map_with_path(where, shapes)
+  return jax.jit(transform.init, out_shardings=lying)(trained)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,12 +114,21 @@ class Objective:
 
 
 def make_train_step(
-  graph: Any, optimizer: optax.GradientTransformation, objective: Objective, accumulate: int = 1
+  graph: Any,
+  optimizer: optax.GradientTransformation,
+  objective: Objective,
+  accumulate: int = 1,
+  lying: tuple[Tree, Tree] | None = None,
 ) -> Callable[[Tree, Tree, Tree, Batch], tuple[Tree, Tree, dict[str, jax.Array]]]:
   """The compiled step (trained, optimizer state, frozen, batch) -> (trained, state, metrics).
 
   With `accumulate` > 1 the batch is worked off in that many equal parts, one after another; the
   loss stays the mean over all target tokens of the batch.
+
+  Args:
+    graph, optimizer, objective: of the system, as `split` took it apart.
+    accumulate: the number of parts.
+    lying: the shardings that trained and state keep; XLA's choice where None.
   """
 
   def total(trained, frozen, batch):
@@ -128,7 +140,10 @@ def make_train_step(
     if accumulate == 1:
       (_, sums), grads = gradient(trained, frozen, batch)
     else:
-      parts = jax.tree.map(lambda x: x.reshape(accumulate, -1, *x.shape[1:]), batch)
+      # Every n-th episode, so that each part takes as many from each device as the others.
+      parts = jax.tree.map(
+        lambda x: jnp.moveaxis(x.reshape(-1, accumulate, *x.shape[1:]), 1, 0), batch
+      )
 
       def add(carry, part):
         (_, sums), grads = gradient(trained, frozen, part)
@@ -144,7 +159,12 @@ def make_train_step(
       **means(sums), "gradient_norm": optax.tree.norm(grads)
     }
 
-  return jax.jit(step, donate_argnums=(0, 1))
+  return jax.jit(step, donate_argnums=(0, 1), out_shardings=lying and (*lying, None))
+
+
+def lies(tree: Tree) -> Tree:
+  """The shardings of a tree of arrays."""
+  return jax.tree.map(lambda x: x.sharding, tree)
 
 
 def means(sums: dict[str, jax.Array]) -> dict[str, jax.Array]:

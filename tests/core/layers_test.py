@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hyperjax.core import masks
-from hyperjax.core.layers import RMSNorm, attend, embed, matmul, project
+from hyperjax.core.layers import RMSNorm, attend, embed, matmul, project, project_all
 from hyperjax.core.phi import LowRank, Prefix, Prompt
 
 
@@ -39,6 +39,22 @@ def test_a_projection_of_several_axes_takes_an_update(x64):
   merged = kernel + 1.5 * (update.a @ update.b).reshape(2, 2, 3, 5)
   expected = np.einsum("bmtnh,bnhd->bmtd", x, merged)
   np.testing.assert_allclose(project(x, kernel, update), expected, atol=1e-12)
+
+
+def test_gradients_of_updates_are_added_behind_those_of_all_kernels(x64):
+  """Else tensor parallelism sends each kernel's part of the gradient apart (docs/sharding.md)."""
+  x, kernels = random(0, 2, 3, 4, 5), [random(s, 5, 2, 3) for s in (1, 2, 3)]
+  updates = [LowRank(random(s, 1, 5, 2), random(s + 1, 1, 2, 6), 0.7) for s in (4, 6)]
+  updates.insert(1, None)
+  ours = project_all(x, kernels, updates)
+  for y, kernel, update in zip(ours, kernels, updates, strict=True):
+    np.testing.assert_array_equal(y, project(x, kernel, update))
+  loss = lambda x: sum(y.sum() for y in project_all(x, kernels, updates))
+  eqns = jax.make_jaxpr(jax.grad(loss))(x).jaxpr.eqns
+  made = {out: eqn.primitive.name for eqn in eqns for out in eqn.outvars}
+  sums = [e for e in eqns if e.primitive.name == "add_any" and e.outvars[0].aval.shape == x.shape]
+  # The updates' gradient is of x made flat, so it arrives through a reshape.
+  assert ["reshape" in [made.get(v) for v in e.invars] for e in sums] == [False, False, True]
 
 
 @pytest.mark.parametrize("rows", [1, 3])

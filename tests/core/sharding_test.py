@@ -5,13 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from jax.sharding import PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
 from hyperjax.core import phi as phi_lib
 from hyperjax.core.sharding import (
   MESH_AXES,
   RULES,
   MeshConfig,
+  check_batch,
+  fitted,
   partition,
   place,
   place_batch,
@@ -81,6 +83,32 @@ def test_a_collision_names_both_axes_and_the_mesh_axis():
     partition(("batch", "embed"))
 
 
+@pytest.mark.parametrize(
+  "shape, spec",
+  [
+    ((16, 12, 4), PartitionSpec(("data", "fsdp"), "tensor", None)),
+    ((2, 12, 4), PartitionSpec("data", "tensor", None)),  # 8 devices do not divide 2 episodes
+    ((4, 6, 4), PartitionSpec("data", None, None)),
+    ((1, 9, 1), PartitionSpec(None, None, None)),
+  ],
+)
+def test_what_cannot_be_cut_evenly_is_whole(shape, spec):
+  sizes = {"data": 2, "fsdp": 4, "tensor": 4}
+  assert fitted(PartitionSpec(("data", "fsdp"), "tensor", None), shape, sizes) == spec
+
+
+def test_without_a_mesh_a_program_is_not_constrained():
+  """Neither outside of a mesh nor on one of a single device; else everything is."""
+  model, batch = tiny.llama(), tiny.batch(4, 2)
+  constraints = lambda: str(jax.make_jaxpr(model)(batch.query)).count("sharding_constraint")
+  assert constraints() == 0
+  with jax.set_mesh(MeshConfig().build(jax.devices()[:1])):
+    assert constraints() == 0
+  with jax.sharding.use_abstract_mesh(AbstractMesh((1, 2, 1), MESH_AXES, (AxisType.Auto,) * 3)):
+    # Of the embeddings, of all weights of a layer, behind it, and of the output layer.
+    assert constraints() == 3 + 9 + 1 + 1
+
+
 def test_phi_beside_the_models_own_axes_does_not_collide():
   assert partition(("phi_embed", "embed", "rank")) == PartitionSpec(None, "fsdp", None)
 
@@ -98,13 +126,29 @@ def test_the_data_axis_takes_what_the_others_leave():
   assert dict(mesh.shape) == {"data": 1, "fsdp": 1, "tensor": 1}
 
 
+def test_any_one_axis_may_take_what_the_others_leave():
+  one = jax.devices()[:1]
+  for sizes in ((-1, 1, 1), (1, -1, 1), (1, 1, -1)):
+    assert dict(MeshConfig(*sizes).build(one).shape) == {"data": 1, "fsdp": 1, "tensor": 1}
+  for sizes in ((-1, -1, 1), (1, 0, 1), (1, 1, -2)):
+    with pytest.raises(ValueError, match="must be positive, one of them may be -1: {'data'"):
+      MeshConfig(*sizes)
+
+
+def test_a_batch_that_cannot_be_shared_out_names_the_way_out():
+  mesh = AbstractMesh((2, 4, 2), MESH_AXES)
+  check_batch(16, mesh)
+  with pytest.raises(ValueError, match="12 episodes .* data 2 x fsdp 4: .* a multiple of 8"):
+    check_batch(12, mesh)
+
+
 def test_placing_changes_no_value():
   mesh = MeshConfig().build(jax.devices()[:1])
   tree = {"a": jnp.arange(6.0).reshape(2, 3), "b": {"c": jnp.arange(4)}}
   axes = {"a": ("embed", "mlp"), "b": {"c": ("norm",)}}
   placed = place(tree, axes, mesh)
   jax.tree.map(np.testing.assert_array_equal, tree, placed)
-  assert placed["a"].sharding == shardings(axes, mesh)["a"]
+  assert placed["a"].sharding == shardings(tree, axes, mesh)["a"]
   assert placed["a"].sharding.spec == PartitionSpec("fsdp", "tensor")
 
 

@@ -166,18 +166,22 @@ def test_the_body_is_the_checkpoint(tmp_path):
   params = families.random(BODY, seed=3).params
   families.save(tmp_path / "body", BODY, params)
   given = config(source=str(tmp_path / "body"))
+  model = tiny_t5.t5()
   with jax.default_prng_impl("rbg"):
-    hyper = given.build(tiny_t5.t5(), tiny.encode, nnx.Rngs(0))
+    hyper = given.build(model, tiny.encode, nnx.Rngs(0), given.load(model, None))
   body = nnx.to_pure_dict(nnx.state(hyper.body))
   jax.tree.map(np.testing.assert_array_equal, body, {k: params[k] for k in params if k != "head"})
   assert np.abs(fresh("t5", "prefix").body.embed[...] - params["embed"]).max() > 0.1
   missing = config(source=str(tmp_path / "missing"))
   with pytest.raises(FileNotFoundError, match="missing"):
-    missing.build(tiny_t5.t5(), tiny.encode, nnx.Rngs(0))
+    missing.load(model, None)
+  with pytest.raises(ValueError, match="missing': build takes what load gives"):
+    missing.build(model, tiny.encode, nnx.Rngs(0))
+  shapes_only = families.abstract(tiny_t5.CONFIG)
   abstract = nnx.eval_shape(
-    lambda downstream: missing.build(downstream, lambda text: [0], nnx.Rngs(0)),
-    families.abstract(tiny_t5.CONFIG),
-  )
+    lambda downstream, body: missing.build(downstream, lambda text: [0], nnx.Rngs(0), body),
+    shapes_only, missing.load(shapes_only, None),
+  )  # fmt: skip
   shapes = lambda m: jax.tree.map(lambda x: (x.shape, x.dtype), nnx.to_pure_dict(nnx.state(m)))
   assert shapes(abstract) == shapes(hyper)
 

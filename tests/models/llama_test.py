@@ -175,7 +175,8 @@ def test_only_adapted_sites_add_operations():
   model = tiny.llama()
   lora = lambda *sites: tiny.random_phi(model.phi_spec(rank=2, alpha=2.0, sites=sites), 1)
   plain = program_size(model)
-  one, two = (program_size(model, lora(*s)) for s in (tiny.SITES[:1], tiny.SITES[:2]))
+  # q and o: sites that read the same share what makes their input flat.
+  one, two = (program_size(model, lora(*s)) for s in (tiny.SITES[:1], tiny.SITES[:4:3]))
   assert two - one == one - plain > 0
   assert program_size(model, {}) == plain
 

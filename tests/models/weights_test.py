@@ -109,3 +109,28 @@ def test_an_entry_is_its_own_inverse_and_a_linear_map(inputs, outputs):
   np.testing.assert_allclose(
     theirs @ x.ravel(), np.tensordot(x, kernel, len(inputs)).ravel(), atol=1e-12
   )
+
+
+@pytest.mark.parametrize("rotated", [False, True])
+def test_a_part_of_a_kernel_is_a_part_of_its_tensor(rotated):
+  """Cut along the first input axis and the first output axis, as FSDP and tensor parallelism do."""
+  shape = (6, 4, 10)
+  kernel = np.random.default_rng(0).normal(size=shape)
+  entry = weights.Entry("x", {"hf": "x"}, num_inputs=1, rotated=rotated)
+  tensor = entry.theirs(kernel)
+  if rotated:  # llama.cpp puts the halves of each head's rows side by side
+    tensor = tensor.reshape(4, 2, 5, 6).swapaxes(1, 2).reshape(40, 6)
+  index = slice(2, 5), slice(1, 3), slice(None)
+  part = entry.file_part(shape, index)
+  assert part == (slice(10, 30), slice(2, 5))
+  found = entry.ours(tensor[part], (3, 2, 10), "gguf")
+  np.testing.assert_array_equal(found, kernel[index])
+  assert entry.file_part(shape, (slice(0, 6), slice(None), slice(0, 10))) == ()
+  with pytest.raises(ValueError, match="is cut along another axis than the first"):
+    entry.file_part(shape, (slice(None), slice(None), slice(0, 5)))
+
+
+def test_a_part_of_a_tensor_is_read_alone(folder):
+  tensors = tensor_files.open_tensors(folder)
+  for name, part in (("a", (slice(1, 3), slice(0, 2))), ("b", (slice(2, 4),))):
+    np.testing.assert_array_equal(tensors.tensor(name, part), TENSORS[name][part])

@@ -1,0 +1,126 @@
+"""Programs that `meshes_test` runs with virtual devices, which jax counts only once in a process:
+
+    on_meshes train FOLDER         trains a tiny HyperLlama on several meshes of 8 devices
+    on_meshes batch PORT PROCESS   one of two processes with 4 devices each
+
+Each prints JSON of what came out.
+"""
+
+import contextlib
+import json
+import math
+import re
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from hyperjax import runs
+from hyperjax.core import sharding
+from hyperjax.hypermodels.hyperllama import GistConfig, HyperLlamaConfig
+from hyperjax.models import families, tensor_files
+from hyperjax.training import step
+from hyperjax.training.optimizers import AdamW, Schedule
+from tests.models import tiny
+
+STEPS = 20
+LENGTHS = (5, 2, 4, 3, 5, 1, 2, 4)
+MESHES = {"one": (1, 1, 1), "data": (8, 1, 1), "fsdp": (1, 8, 1), "all": (2, 2, 2)}
+MARK = "-- what follows cannot be moved in one step --"
+
+
+def system(folder, loop, mesh):
+  """The model from its folder and its hypermodel, in float64, made on the mesh."""
+  loaded = families.load(folder, dtype=jnp.float64, mesh=mesh)
+  graph = nnx.graphdef(families.abstract(loaded.config, dtype=jnp.float64, remat="full"))
+  config = HyperLlamaConfig(GistConfig(num_gist=3, sink_text="a"), rank=2, loop=loop)
+  return runs.build_parts(config, nnx.merge(graph, loaded.params), tiny.encode, 0, mesh)
+
+
+def train(parts, mesh, start):
+  """Losses of the steps, and the program that made them."""
+  transform = AdamW(Schedule(1e-2, decay="constant")).build(STEPS, parts.axes)
+  wide = jax.tree.map(lambda x: np.asarray(x, np.float64), start)
+  trained = sharding.place(wide, parts.axes, mesh)
+  state = step.init_optimizer(transform, trained, mesh)
+  lying = step.lies(trained), step.lies(state)
+  train_step = step.make_train_step(parts.graph, transform, step.Objective(), 1, lying)
+  batches = [sharding.place_batch(tiny.batch(*LENGTHS, seed=s), mesh) for s in (3, 9)]
+  with jax.set_mesh(mesh):
+    program = train_step.lower(trained, state, parts.frozen, batches[0]).compile()
+  losses = []
+  for number in range(STEPS):
+    trained, state, metrics = program(trained, state, parts.frozen, batches[number % 2])
+    losses.append(float(metrics["loss"]))
+  assert (step.lies(trained), step.lies(state)) == lying
+  return losses, program, state
+
+
+def shard(x):
+  """The shape of what one device holds of an array."""
+  return x.sharding.shard_shape(x.shape)
+
+
+@contextlib.contextmanager
+def reads():
+  """A list of the pieces of tensors that are read in the block: names and shapes."""
+  pieces, original = [], tensor_files.Safetensors.tensor
+
+  def tensor(self, name, part=()):
+    found = original(self, name, part)
+    pieces.append((name, found.shape))
+    return found
+
+  tensor_files.Safetensors.tensor = tensor
+  yield pieces
+  tensor_files.Safetensors.tensor = original
+
+
+def train_all(folder) -> None:
+  """Trains on each mesh, from the same start."""
+  out, start = {}, None
+  for name, sizes in MESHES.items():
+    mesh = sharding.MeshConfig(*sizes).build(jax.devices()[: math.prod(sizes)])
+    with reads() as pieces:
+      parts = system(folder, "two_scans" if name == "one" else "one_scan", mesh)
+    start = start or jax.tree.map(np.asarray, parts.trained)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), parts.trained, start)
+    losses, program, state = train(parts, mesh, start)
+    decoder = parts.frozen["downstream"]["decoder"]
+    out[name] = {
+      "losses": losses,
+      "gate": shard(decoder["mlp"]["gate"]),
+      "o": shard(decoder["self"]["o"]),
+      "moments": sorted(set(map(shard, jax.tree.leaves(state)))),
+      "read": max(shape for tensor, shape in pieces if "gate_proj" in tensor),
+      "gathers": len(re.findall(r"f64\[1,32,48\]\S* all-gather\(", program.as_text())),
+    }
+  print(MARK, file=sys.stderr, flush=True)
+  table = jax.device_put(jnp.ones((64, 32)), NamedSharding(mesh, PartitionSpec("tensor", "fsdp")))
+  rows = sharding.place_batch(np.zeros((8, 6), np.int32), mesh)
+  with jax.set_mesh(mesh):
+    jax.jit(lambda table, rows: sharding.by_episode(table[rows])).lower(table, rows).compile()
+  print(json.dumps(out))
+
+
+def batch(port: str, process: str) -> None:
+  """One of two processes with 4 devices each puts its rows of a batch in."""
+  jax.distributed.initialize(f"localhost:{port}", 2, int(process))
+  whole = np.arange(16).reshape(8, 2) ** 2
+  mesh = sharding.MeshConfig(2, 2, 2).build()
+  rows = sharding.local_rows(8, mesh)
+  placed = sharding.place_batch(whole[rows], mesh)
+  weighted = jax.jit(lambda x: (x * jnp.arange(8)[:, None]).sum())(placed)
+  crossed = Mesh(mesh.devices.transpose(1, 2, 0), sharding.MESH_AXES)
+  print(json.dumps({
+    "rows": rows, "shared": sharding.local_rows(8, crossed), "sum": int(weighted),
+    "whole": int((whole * np.arange(8)[:, None]).sum()),
+  }))  # fmt: skip
+
+
+if __name__ == "__main__":
+  jax.config.update("jax_enable_x64", True)
+  {"train": train_all, "batch": batch}[sys.argv[1]](*sys.argv[2:])
