@@ -1,10 +1,14 @@
 """hyperjax's commands, as the benchmarks run them."""
 
+import concurrent.futures
 import json
+import os
 import pathlib
+import queue
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from hyperjax import launch
@@ -16,12 +20,55 @@ def gin_arguments(files: Sequence[str], macros: Mapping[str, Any]) -> tuple[str,
   return (*(f"--gin_file={file}" for file in files), *bindings)
 
 
-def run(module: str, arguments: Sequence[str]) -> None:
-  """Runs a command in a process of its own; exits with its status where it fails."""
-  print(">", module, *arguments, flush=True)
-  status = subprocess.run([sys.executable, "-m", module, *arguments], check=False).returncode
+def run(module: str, arguments: Sequence[str], log: pathlib.Path | None = None) -> None:
+  """Runs a command in a process of its own; exits with its status where it fails.
+
+  Args:
+    module, arguments: the command.
+    log: the file that gets what it prints; the terminal where None.
+  """
+  print(">", module, *arguments, *(("    log:", log) if log else ()), flush=True)
+  command, start = [sys.executable, "-m", module, *arguments], time.monotonic()
+  if log is None:
+    status = subprocess.run(command, check=False).returncode
+  else:
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a") as file:
+      status = subprocess.run(command, check=False, stdout=file, stderr=file).returncode
+    minutes = (time.monotonic() - start) / 60
+    print(f"{log}: ended with status {status} after {minutes:.1f} minutes", flush=True)
   if status:
     sys.exit(status)
+
+
+def at_once(work: Iterable[Callable[[], None]], jobs: int) -> None:
+  """Does pieces of work that do not need each other, so many at a time.
+
+  Each has a share of the cores to itself (on Linux): small models keep one core busy better than
+  several. Where one fails, none is begun any more.
+  """
+  if jobs == 1:
+    for piece in work:
+      piece()
+    return
+  shares: queue.Queue = queue.Queue()
+  cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+  for i in range(jobs):
+    shares.put(cores[i % len(cores) :: jobs] if cores else [])
+
+  def pin() -> None:
+    # Of this thread, and of the processes that it starts.
+    if share := shares.get():
+      os.sched_setaffinity(0, share)
+
+  with concurrent.futures.ThreadPoolExecutor(jobs, initializer=pin) as pool:
+    running = [pool.submit(piece) for piece in work]
+    try:
+      for done in concurrent.futures.as_completed(running):
+        done.result()
+    except BaseException:
+      pool.shutdown(wait=False, cancel_futures=True)
+      raise
 
 
 def check_same(out: pathlib.Path, given: Mapping[str, Any]) -> None:

@@ -1,6 +1,6 @@
 """HyperT5 in a controlled experiment without a pretrained T5, on 2 cores.
 
-    python benchmarks/tiny_t5.py --text_dir my_texts --out runs/tiny_t5
+    python benchmarks/tiny_t5.py --text_dir my_texts --out runs/tiny_t5 --jobs 2
 
 A tiny byte-level T5 learns to read rules from examples (full attention over the support) and is
 then frozen. HyperT5-Prefix and HyperT5-LoRA, whose bodies start as that T5, learn to put the same
@@ -18,7 +18,9 @@ import dataclasses
 import json
 import pathlib
 import sys
+import threading
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import commands
@@ -65,12 +67,15 @@ def parser() -> argparse.ArgumentParser:
   p.add_argument("--steps", type=int, default=3000, help="of each hypermodel (default: 3000)")
   p.add_argument("--seed", type=int, default=0, help="of all training runs (default: 0)")
   p.add_argument("--max_queries", type=int, default=20, help="per held-out task (default: 20)")
+  p.add_argument("--jobs", type=int, default=1, metavar="N",
+                 help="hypermodels trained at once, each with a share of the cores and a log "
+                      "(default: 1)")  # fmt: skip
   p.add_argument("--dry_run", action="store_true", help="check every training run, train nothing")
   return p
 
 
-def plan(args: argparse.Namespace) -> list[Cell]:
-  """Every cell, in the order in which they are run."""
+def plan(args: argparse.Namespace) -> tuple[list[Cell], list[list[Cell]]]:
+  """The cells of the T5, and then those of each hypermodel, in the order in which they are run."""
   common = {"RANDOM_SEED": args.seed, "CHECKPOINT_PERIOD": 500, "REMAT": "'none'"}
   episodes = {
     **common, "DATA_DIR": args.out / "data", "NUM_SHOTS": 6, "MAX_BUCKETS": 2,
@@ -105,7 +110,7 @@ def plan(args: argparse.Namespace) -> list[Cell]:
       Cell(f"{name}_report", "hyperjax.evaluate", evaluation),
     ]
 
-  cells = [
+  downstream = [
     train("downstream", ["systems/full.gin", RULES, "runs/mtf_few_shot.gin"], {
       **episodes, **adafactor, "TRAIN_STEPS": args.downstream_steps, "BATCH_SIZE": 32,
       "NUM_QUERIES": 1, "WARMUP_STEPS": warmup(args.downstream_steps), "EVAL_PERIOD": 500,
@@ -114,22 +119,22 @@ def plan(args: argparse.Namespace) -> list[Cell]:
     Cell("downstream/model", "hyperjax.convert", (
       "--run", str(args.out / "downstream"), "--out", str(args.out / "downstream" / "model")
     ), whole=True),
-    *tune(PREFIX, PREFIX, args.steps),
-    *tune(LORA, LORA, args.steps),
   ]  # fmt: skip
+  hypermodels = [tune(PREFIX, PREFIX, args.steps), tune(LORA, LORA, args.steps)]
   for quarter in QUARTERS:
     first = args.steps * quarter // 4
-    cells.append(
-      train(f"caclm_{quarter}", [f"systems/{PREFIX}.gin", TEXT, "runs/hyperpretrain.gin"], {
+    pretrained = train(
+      f"caclm_{quarter}", [f"systems/{PREFIX}.gin", TEXT, "runs/hyperpretrain.gin"], {
         **common, **hyper, **systems[PREFIX], "TEXT_DIR": args.text_dir, "WINDOW": 256,
         "DATA_DIR": args.out / "texts", "TRAIN_STEPS": first, "WARMUP_STEPS": warmup(first),
-      })
+      },
     )  # fmt: skip
-    cells += tune(
+    tuned = tune(
       after(quarter), PREFIX, args.steps - first,
       INITIAL_CHECKPOINT_PATH=args.out / f"caclm_{quarter}",
     )  # fmt: skip
-  return cells
+    hypermodels.append([pretrained, *tuned])
+  return downstream, hypermodels
 
 
 def warmup(steps: int) -> int:
@@ -209,37 +214,51 @@ def draw(found: Mapping[str, dict], steps: int, file: pathlib.Path) -> None:
   figure.savefig(file, dpi=120, bbox_inches="tight", facecolor="white")
 
 
-def run(cell: Cell, out: pathlib.Path, dry_run: bool) -> None:
+def run(cell: Cell, args: argparse.Namespace) -> None:
   """Runs a cell, if it is not done; stops at the first that fails."""
-  if dry_run:
+  if args.dry_run:
     # The other commands read what the training runs have written.
     if cell.module == "hyperjax.train":
       commands.run(cell.module, (*cell.arguments, "--dry_run"))
-  elif not (cell.whole and (out / cell.name).exists()):
-    commands.run(cell.module, cell.arguments)
+  elif not (cell.whole and (args.out / cell.name).exists()):
+    log = args.out / "logs" / f"{cell.name}.log" if args.jobs > 1 else None
+    commands.run(cell.module, cell.arguments, log)
+
+
+_DRAWING = threading.Lock()
+
+
+def run_hypermodel(cells: Sequence[Cell], args: argparse.Namespace) -> None:
+  """Runs a hypermodel's cells, and then draws table and figure anew."""
+  for cell in cells:
+    run(cell, args)
+  if not args.dry_run:
+    with _DRAWING:
+      found = results(args.out)
+      launch.write_whole(args.out, "table.md", table(found) + "\n")
+      draw(found, args.steps, args.out / "hyperpretraining.png")
 
 
 def main() -> int:
   args = parser().parse_args()
   if not args.dry_run:
-    given = {name: value for name, value in vars(args).items() if name not in ("out", "dry_run")}
+    kept = ("out", "dry_run", "jobs")
+    given = {name: value for name, value in vars(args).items() if name not in kept}
     commands.check_same(args.out, {**given, "rules": f"version {rules.VERSION}"})
-  for cell in plan(args):
-    run(cell, args.out, args.dry_run)
-    if args.dry_run:
-      continue
-    if cell.name == "downstream" and in_context(args.out) < LEAST_IN_CONTEXT:
-      print(
-        f"the T5 reaches exact match {in_context(args.out):.3f} in context on held-out rules, less "
-        f"than {LEAST_IN_CONTEXT}: there is nothing that a phi could recover. Give it more "
-        "--downstream_steps, in another --out",
-        file=sys.stderr,
-      )
-      return 1
-    found = results(args.out)
-    if found:
-      launch.write_whole(args.out, "table.md", table(found) + "\n")
-      draw(found, args.steps, args.out / "hyperpretraining.png")
+  downstream, hypermodels = plan(args)
+  for cell in downstream:
+    run(cell, args)
+    if cell.name == "downstream" and not args.dry_run:
+      reached = in_context(args.out)
+      if reached < LEAST_IN_CONTEXT:
+        print(
+          f"the T5 reaches exact match {reached:.3f} in context on held-out rules, less than "
+          f"{LEAST_IN_CONTEXT}: there is nothing that a phi could recover. Give it more "
+          "--downstream_steps, in another --out",
+          file=sys.stderr,
+        )
+        return 1
+  commands.at_once([partial(run_hypermodel, cells, args) for cells in hypermodels], args.jobs)
   if not args.dry_run:
     print((args.out / "table.md").read_text())
   return 0

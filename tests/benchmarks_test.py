@@ -1,9 +1,12 @@
 """The benchmarks: `hyperjax train` accepts every training run of theirs; one runs as a whole."""
 
 import importlib.util
+import itertools
 import json
 import math
+import os
 import sys
+import threading
 
 import pytest
 
@@ -52,9 +55,10 @@ def test_every_command_of_a_benchmark_is_accepted(name, more, count, tmp_path, m
     assert launch.arguments(files, module, FUNCTIONS[module], bindings=bindings)
 
 
-def planned(tmp_path, *more: str):
+def planned(tmp_path, *more: str) -> list:
   arguments = ["--text_dir", "texts", "--out", str(tmp_path / "out"), *more]
-  return tiny_t5.plan(tiny_t5.parser().parse_args(arguments))
+  downstream, hypermodels = tiny_t5.plan(tiny_t5.parser().parse_args(arguments))
+  return [*downstream, *itertools.chain.from_iterable(hypermodels)]
 
 
 def trainings(cells) -> list:
@@ -85,6 +89,30 @@ def test_each_hypermodel_is_reported_as_it_ends(tmp_path):
   assert len(set(names)) == len(names)
   for name in (tiny_t5.PREFIX, tiny_t5.LORA, *map(tiny_t5.after, tiny_t5.QUARTERS)):
     assert names[names.index(name) + 1] == f"{name}_report"
+
+
+def test_work_at_once_has_cores_of_its_own_and_ends_at_the_first_failure(tmp_path):
+  both, cores, begun = threading.Barrier(2, timeout=30), [], []
+
+  def piece():
+    both.wait()  # passes only where two are at work
+    cores.append(os.sched_getaffinity(0))
+
+  before = os.sched_getaffinity(0)
+  tiny_t5.commands.at_once([piece] * 4, 2)
+  assert len(cores) == 4 and os.sched_getaffinity(0) == before
+  if len(before) > 1:
+    assert all(share < before for share in cores)
+
+  def fail():
+    begun.append(1)
+    both.wait()
+    tiny_t5.commands.run("no_such_module", [], tmp_path / "logs" / "a.log")
+
+  with pytest.raises(SystemExit):
+    tiny_t5.commands.at_once([fail, fail, *[lambda: begun.append(2)] * 20], 2)
+  assert "No module named no_such_module" in (tmp_path / "logs" / "a.log").read_text()
+  assert len(begun) < 22
 
 
 @pytest.mark.parametrize("more", [[], ["--documents"]])
@@ -153,8 +181,9 @@ def test_table_and_figure_hold_what_there_is(tmp_path):
 def test_a_t5_that_does_not_read_its_support_ends_it(tmp_path, monkeypatch, capsys):
   ran = []
 
-  def finish(cell, out, dry_run):
+  def finish(cell, args):
     ran.append(cell.name)
+    out = args.out
     (out / "downstream").mkdir(parents=True)
     lines = [{"step": 0, "held_out/exact_match": 0.9}, {"step": 1, "held_out/exact_match": 0.29}]
     text = "".join(json.dumps(line) + "\n" for line in lines)
@@ -183,7 +212,7 @@ def test_the_whole_experiment_runs_and_resumes(tmp_path, monkeypatch, capsys):
   }  # fmt: skip
   ran = []
 
-  def run(module, arguments):
+  def run(module, arguments, log):
     ran.append(module)
     assert mains[module](list(arguments)) == 0
 
@@ -191,9 +220,12 @@ def test_the_whole_experiment_runs_and_resumes(tmp_path, monkeypatch, capsys):
   monkeypatch.setattr(tiny_t5, "LEAST_IN_CONTEXT", 0.0)
   monkeypatch.setattr(tiny_t5, "QUARTERS", (2,))
   planned = tiny_t5.plan
-  monkeypatch.setattr(
-    tiny_t5, "plan", lambda args: [c for c in planned(args) if not c.name.startswith(tiny_t5.LORA)]
-  )
+
+  def without_lora(args):
+    downstream, hypermodels = planned(args)
+    return downstream, [cells for cells in hypermodels if cells[0].name != tiny_t5.LORA]
+
+  monkeypatch.setattr(tiny_t5, "plan", without_lora)
   out = tmp_path / "out"
   monkeypatch.setattr("sys.argv", [
     "tiny_t5", "--text_dir", str(texts), "--out", str(out), "--downstream_steps", "2", "--steps",
