@@ -7,6 +7,7 @@ import pathlib
 import queue
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -61,14 +62,19 @@ def at_once(work: Iterable[Callable[[], None]], jobs: int) -> None:
     if share := shares.get():
       os.sched_setaffinity(0, share)
 
+  failed = threading.Event()
+
+  def guarded(piece: Callable[[], None]) -> None:
+    if not failed.is_set():
+      try:
+        piece()
+      except BaseException:
+        failed.set()
+        raise
+
   with concurrent.futures.ThreadPoolExecutor(jobs, initializer=pin) as pool:
-    running = [pool.submit(piece) for piece in work]
-    try:
-      for done in concurrent.futures.as_completed(running):
-        done.result()
-    except BaseException:
-      pool.shutdown(wait=False, cancel_futures=True)
-      raise
+    for done in [pool.submit(guarded, piece) for piece in work]:
+      done.result()
 
 
 def check_same(out: pathlib.Path, given: Mapping[str, Any]) -> None:
