@@ -202,7 +202,7 @@ def test_the_help_teaches(capsys):
 
 
 def test_the_whole_experiment_runs_and_resumes(tmp_path, monkeypatch, capsys):
-  """T5 from random weights to the figure, LoRA left out, with steps too few to learn anything."""
+  """T5 from random weights to the figure, of one hypermodel, in steps too few to learn anything."""
   texts = tmp_path / "texts"
   texts.mkdir()
   (texts / "a.txt").write_text("Nobody reads what is written here about nothing at all. " * 300)
@@ -218,14 +218,13 @@ def test_the_whole_experiment_runs_and_resumes(tmp_path, monkeypatch, capsys):
 
   monkeypatch.setattr(tiny_t5.commands, "run", run)
   monkeypatch.setattr(tiny_t5, "LEAST_IN_CONTEXT", 0.0)
-  monkeypatch.setattr(tiny_t5, "QUARTERS", (2,))
   planned = tiny_t5.plan
 
-  def without_lora(args):
+  def shortened(args):
     downstream, hypermodels = planned(args)
-    return downstream, [cells for cells in hypermodels if cells[0].name != tiny_t5.LORA]
+    return downstream, [cells for cells in hypermodels if cells[0].name == "caclm_2"]
 
-  monkeypatch.setattr(tiny_t5, "plan", without_lora)
+  monkeypatch.setattr(tiny_t5, "plan", shortened)
   out = tmp_path / "out"
   monkeypatch.setattr("sys.argv", [
     "tiny_t5", "--text_dir", str(texts), "--out", str(out), "--downstream_steps", "2", "--steps",
@@ -233,20 +232,16 @@ def test_the_whole_experiment_runs_and_resumes(tmp_path, monkeypatch, capsys):
   ])  # fmt: skip
   assert tiny_t5.main() == 0
   rows = (out / "table.md").read_text().splitlines()[5:-2]
-  assert [row.split(" | ")[0] for row in rows] == [
-    f"| {name}" for name in (tiny_t5.PREFIX, tiny_t5.after(2))
-  ]
+  assert [row.split(" | ")[0] for row in rows] == [f"| {tiny_t5.after(2)}"]
   assert (out / "hyperpretraining.png").stat().st_size > 5_000
-  for name, steps in (
-    ("downstream", 2), (tiny_t5.PREFIX, 4), ("caclm_2", 2), (tiny_t5.after(2), 2)
-  ):
+  for name, steps in (("downstream", 2), ("caclm_2", 2), (tiny_t5.after(2), 2)):
     lines = map(json.loads, (out / name / "metrics.jsonl").read_text().splitlines())
     losses = [line["loss"] for line in lines if "loss" in line]
     assert len(losses) == steps and all(map(math.isfinite, losses)), name
   # Given again, it trains and answers nothing.
   kept = [*out.glob("*/metrics.jsonl"), *out.glob("*/answers/*")]
   written = {file: file.read_bytes() for file in kept}  # with the times of all steps
-  assert len(written) > 4 + 2 * 5 and ran.count("hyperjax.convert") == 1
+  assert len(written) > 3 + 5 and ran.count("hyperjax.convert") == 1
   assert tiny_t5.main() == 0
   assert {file: file.read_bytes() for file in kept} == written
   assert ran.count("hyperjax.convert") == 1
@@ -255,4 +250,4 @@ def test_the_whole_experiment_runs_and_resumes(tmp_path, monkeypatch, capsys):
     tiny_t5.main()
   # A run opens without the model that its body started from.
   (out / "downstream" / "model").rename(out / "moved")
-  assert runs.load(out / tiny_t5.PREFIX, source=str(out / "moved")).step == 4
+  assert runs.load(out / tiny_t5.after(2), source=str(out / "moved")).step == 2

@@ -237,7 +237,7 @@ def test_a_run_on_a_mesh_is_the_run_on_one_device(tiny, tmp_path, monkeypatch):
   """4 heads and 2 of keys and values on a tensor axis of 4, episodes and width on 2; a checkpoint
   resumes on another mesh."""
   given = dict(TRAIN_STEPS=4, EVAL_PERIOD=4)
-  monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+  monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=8", prepend=" ")
   mesh, one = tmp_path / "mesh", tmp_path / "one"
   process = tiny.start(mesh, "--gin_file=meshes/fsdp_tensor.gin", LOOP="'one_scan'", **given)
   assert tiny.train(one, **given) == 0

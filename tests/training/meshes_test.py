@@ -20,8 +20,10 @@ INVOLUNTARY = "Involuntary full rematerialization"
 
 def started(devices: int, *arguments) -> subprocess.Popen:
   """`on_meshes` with so many virtual devices."""
+  flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
   env = os.environ | {
-    "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "TF_CPP_MIN_LOG_LEVEL": "0",
+    "XLA_FLAGS": flags,
+    "TF_CPP_MIN_LOG_LEVEL": "0",
     "PYTHONPATH": str(tiny_lib.ROOT),
   }  # fmt: skip
   command = [sys.executable, "-m", "tests.training.on_meshes", *map(str, arguments)]
