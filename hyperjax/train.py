@@ -250,13 +250,11 @@ def _report(step, metrics, info, writer, bar, checkpoints) -> None:
       + ("there is no checkpoint before it" if good is None else
          f"the last good checkpoint is step {good} in {checkpoints.folder}")
     )  # fmt: skip
-  tokens = info.counts.support_tokens + info.counts.query_tokens
-  speed = bar.advance(tokens, values["loss"])
+  speed = bar.advance(values["tokens"], values["loss"])
   writer.write(
     step + 1,
-    {**values, "tokens": tokens, "tokens_per_second": speed, "padding": info.counts.padding,
-     "minutes": bar.minutes},
-  )  # fmt: skip
+    {**values, "tokens_per_second": speed, "padding": info.counts.padding, "minutes": bar.minutes},
+  )
 
 
 def _summarise(model_dir, run, start, counts, bar) -> None:

@@ -91,3 +91,11 @@ class Batch:
   query: DecoderQuery | EncoderDecoderQuery
   targets: Arrayish
   weights: Arrayish
+
+  def real_tokens(self) -> Arrayish:
+    """How many tokens of supports and queries are no padding; a query without targets is padding.
+
+    In a program this is the number of all processes' rows.
+    """
+    asked = self.weights.sum(-1) > 0
+    return self.support.length.sum() + (self.query.length * asked).sum()

@@ -156,7 +156,7 @@ def make_train_step(
     grads = jax.tree.map(lambda g: g / jnp.maximum(sums["tokens"], 1.0), grads)
     updates, state = optimizer.update(grads, state, trained)
     return optax.apply_updates(trained, updates), state, {
-      **means(sums), "gradient_norm": optax.tree.norm(grads)
+      **means(sums), "gradient_norm": optax.tree.norm(grads), "tokens": batch.real_tokens()
     }
 
   return jax.jit(step, donate_argnums=(0, 1), out_shardings=lying and (*lying, None))

@@ -112,7 +112,8 @@ def test_evaluation_holds_the_support_inside_too(manifest):
   by_id = {(e.task, e.queries[0].id): e for g in plain for e in g.episodes}
   count = 0
   for group in inside:
-    _, counts = to_batch(list(group.episodes), group.shape, group.layout)
+    batch, counts = to_batch(list(group.episodes), group.shape, group.layout)
+    assert batch.real_tokens() == counts.support_tokens + counts.query_tokens
     assert counts.inputs_cut == counts.targets_cut == 0
     for episode in group.episodes:
       count += 1

@@ -39,6 +39,7 @@ def test_the_layout_of_a_batch():
   assert batch.targets[0].tolist() == [[50, 51, 0, 0], [70, 71, 72, 0], [0, 0, 0, 0]]
   assert batch.weights[0].tolist() == [[1, 1, 0, 0], [1, 1, 1, 0], [0, 0, 0, 0]]
   assert (counts.support_tokens, counts.query_tokens, counts.target_tokens) == (10, 8, 5)
+  assert batch.real_tokens() == 10 + 8
   assert counts.padding == pytest.approx(1 - 18 / (12 + 18))
   assert {x.dtype.name for x in jax.tree.leaves(batch)} == {"int32", "float32"}
 
