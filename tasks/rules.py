@@ -2,9 +2,10 @@
 
     TASKS["rules.spell_3.421"].examples()[0]        # {"input": "rdqx", "output": "xdr"}
 
-A task is one value of one family's parameter, and there are hundreds: which rule holds can only be
-read from examples. Outputs alone give away how many letters there are, the constant, and which
-letters are the same one twice; the places follow only from which output belongs to which input.
+A task is one value of one family's parameter, and there are more than a thousand: which rule holds
+can only be read from examples. Outputs alone give away how many letters there are, the constant,
+and which letters are the same one twice; the places follow only from which output belongs to which
+input.
 Words are random letters: no knowledge helps, and a small byte-level model can learn to read the
 rule. Names are `rules.<family>.<value>`; nothing is generated at import, and seqio is imported by
 `register` only.
@@ -14,9 +15,10 @@ and to do the same to the query. In the `marked` families each place of a word h
 own, which gives the first away; they are for training only.
 
 Of the families that have more than `FEW` values, a fifth of those that write one letter is held
-out, a fifth of those that write two different ones, and so on, drawn at random; `TRAINING_FAMILIES`
-are left out of this. A held-out rule is not trained on with marked words either. Of
-`HELD_OUT_FAMILIES` nothing is trained on.
+out, a fifth of those that write two different ones, and so on, at most `MOST` of each, drawn at
+random; `TRAINING_FAMILIES` are left out of this. A held-out rule is not trained on with marked
+words either. Of `HELD_OUT_FAMILIES` nothing is trained on. The rules are many: of a few hundred a
+small model learns to tell which one it sees, and reads no other.
 """
 
 from __future__ import annotations
@@ -30,19 +32,19 @@ from collections.abc import Callable, Iterable, Iterator
 from hyperjax.tasks.lexical_task import Draws, LexicalTask, family_rates, mapped
 
 # Part of every store's key: raise it whenever any example changes (the test holds the hash).
-VERSION = "3"
+VERSION = "4"
 
 HELD_OUT_FAMILIES = {
   "rules.around": "two letters around a constant; trained on are a constant before and behind",
 }
 # What the outputs alone give away, whichever inputs they belong to.
 TRAINING_FAMILIES = tuple(
-  f"rules.{name}" for name in ("marked_1", "marked_2", "marked_3", "always")
+  f"rules.{name}" for name in ("marked_1", "marked_2", "marked_3", "marked_4", "always")
 )
-FEW = 10
+FEW, MOST = 10, 4
 _LETTERS = string.ascii_lowercase
 _SIZE = 4  # letters of a word
-_VALUES = 60  # of a family with a constant
+_VALUES = 240  # of a family with a constant
 _WORDS = 400  # drawn for each task
 
 # Where letters of the word stand in the output: "{0}" is the first one picked, "{c}" the constant.
@@ -71,7 +73,7 @@ def _value(places: tuple[int, ...], constant: str = "") -> str:
 
 def _rules() -> Iterator[tuple[str, str, Callable[[Draws], str], Callable[[str], str]]]:
   """Yields (family, value, how words are drawn, rule)."""
-  for size in (1, 2, 3):
+  for size in (1, 2, 3, 4):
     for places in _places(size):
       rule = lambda w, places=places: "".join(w[place] for place in places)
       yield f"spell_{size}", _value(places), _plain, rule
@@ -118,7 +120,8 @@ def _held_out(tasks: Iterable[LexicalTask]) -> Iterator[str]:
       continue
     for n, alike in itertools.groupby(sorted(names, key=letters), letters):
       alike = list(alike)
-      yield from Draws(f"{family} {n} held out").sample(alike, math.ceil(len(alike) / 5))
+      count = min(MOST, math.ceil(len(alike) / 5))
+      yield from Draws(f"{family} {n} held out").sample(alike, count)
 
 
 def guessing(names: Iterable[str]) -> float:
