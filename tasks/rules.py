@@ -45,7 +45,7 @@ FEW, MOST = 10, 4
 _LETTERS = string.ascii_lowercase
 _SIZE = 4  # letters of a word
 _VALUES = 240  # of a family with a constant
-_WORDS = 400  # drawn for each task
+_WORDS = 120  # drawn for each task
 
 # Where letters of the word stand in the output: "{0}" is the first one picked, "{c}" the constant.
 _WITH_CONSTANT = {"behind": "{0}{1}{c}", "before": "{c}{0}{1}", "around": "{0}{c}{1}"}
