@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import pathlib
 import re
 import types
 
@@ -176,6 +177,27 @@ def test_the_shape_of_running_text_is_the_one_of_its_stream():
 ])  # fmt: skip
 def test_the_compilers_message_says_how_much_is_needed(message, size):
   assert compile_lib.needed(message) == size
+
+
+def test_a_program_that_is_not_printed_is_written_to_a_file():
+  """By a second compilation, next to files of other and smaller programs."""
+
+  def fail():
+    raise jax.errors.JaxRuntimeError("INTERNAL: RET_CHECK failure")
+
+  def write(compiler_options):
+    folder = pathlib.Path(compiler_options["xla_dump_to"])
+    (folder / "module_1.jit_step.after_optimizations.txt").write_text("HloModule jit_step")
+    (folder / "module_2.add.after_optimizations.txt").write_text("HloModule")
+    (folder / "module_1.jit_step.before_optimizations.txt").write_text("HloModule jit_step first")
+
+  printed = types.SimpleNamespace(as_text=lambda: "text")
+  silent = types.SimpleNamespace(as_text=fail)
+  assert compile_lib.text_of(printed, None) == "text"
+  lowered = types.SimpleNamespace(compile=write)
+  assert compile_lib.text_of(silent, lowered) == "HloModule jit_step"
+  with pytest.raises(ValueError, match="gives no text"):
+    compile_lib.text_of(silent, types.SimpleNamespace(compile=lambda compiler_options: None))
 
 
 def test_amounts_have_four_digits():
