@@ -42,6 +42,10 @@ NOT_MEASURED = (
   "collectives are those of arrays, not those on the links"
 )
 _SIZES = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
+_NEEDED = (
+  r"[Uu]sed ([\d.]+)([KMG]?) of [\d.]+[KMG]? hbm",
+  r"\(([\d.]+)([KMG]?)\) exceeds available HBM",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,9 +176,14 @@ def text_of(compiled: jax.stages.Compiled, lowered: jax.stages.Lowered) -> str:
 
 
 def needed(message: str) -> int | None:
-  """The bytes that a program would need, of the compiler's message that it has no room for them."""
-  found = re.search(r"[Uu]sed ([\d.]+)([KMG]?) of [\d.]+[KMG]? hbm", message)
-  return int(float(found[1]) * _SIZES[found[2]]) if found else None
+  """The bytes that a program would need, of the compiler's message that it has no room for them.
+
+  Where temporaries alone are too much it names these: then it is at least so many.
+  """
+  for pattern in _NEEDED:
+    if found := re.search(pattern, message):
+      return int(float(found[1]) * _SIZES[found[2]])
+  return None
 
 
 def versions() -> dict[str, str]:

@@ -173,6 +173,8 @@ def test_the_shape_of_running_text_is_the_one_of_its_stream():
 
 @pytest.mark.parametrize("message, size", [
   ("RESOURCE_EXHAUSTED: ... Used 16.38G of 15.75G hbm. Exceeded", int(16.38 * 2**30)),
+  ("RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries "
+   "(104.28G) exceeds available HBM (15.75G).", int(104.28 * 2**30)),
   ("out of memory", None),
 ])  # fmt: skip
 def test_the_compilers_message_says_how_much_is_needed(message, size):
