@@ -348,7 +348,8 @@ def _suggest(
 
   heads = training.model.architecture.num_heads
   batch, parts = training.run.batch_size, training.run.accumulate
-  return largest.choose(need, topology.hbm, len(topology.devices), heads, batch, parts), tried
+  limit, devices = float(topology.hbm), len(topology.devices)
+  return largest.choose(need, limit, devices, heads, batch, parts), tried
 
 
 def write(file: str, found: Mapping[str, Any]) -> None:
