@@ -4,6 +4,7 @@ import importlib.util
 
 import pytest
 
+from hyperjax.core import sharding
 from hyperjax.training import topologies
 
 with_libtpu = pytest.mark.skipif(
@@ -38,3 +39,15 @@ def test_a_slice_has_devices_with_memory(name, devices, gib):
 def test_a_slice_that_there_is_not_is_refused():
   with pytest.raises(ValueError, match="knows no topology 'v5e:2x7'.*known: v5e:4x4"):
     topologies.load("v5e:2x7")
+
+
+@with_libtpu
+@pytest.mark.parametrize("name, mesh", [
+  ("v6e:8x8", (1, 16, 4)), ("v6e:4x4", (2, 4, 2)), ("v5p:4x4x4", (1, 32, 2)),
+])  # fmt: skip
+def test_a_mesh_may_split_the_axes_of_a_torus(name, mesh):
+  """jax.make_mesh does so on v5e only."""
+  devices = topologies.load(name).devices
+  built = sharding.MeshConfig(*mesh).build(devices)
+  assert tuple(built.shape.values()) == mesh
+  assert {device.id for device in built.devices.flat} == {device.id for device in devices}
