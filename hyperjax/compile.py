@@ -8,13 +8,14 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import json
+import math
 import pathlib
 import platform
 import re
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -316,40 +317,52 @@ def compile_step(
   topologies.prepare()
   target = topologies.load(topology)
   say = lambda text: print(text, file=sys.stderr if json == "-" else sys.stdout, flush=True)
-  tried = []
-  if suggest:
+  if not suggest:
+    report, tried = make(given.lower(target, sizes)), {}
+  else:
     choice, tried = _suggest(given, target, sizes, say)
     if choice is None:
       say(f"not even one episode for each device of {topology} fits, on any mesh")
+      write(json, {"topology": topology, "fits": False, **_listed(tried)})
       return 1
-    given = given.altered(choice)
+    given, report = given.altered(choice), tried[choice]
     say(f"\nlargest     {choice.flags}\n")
-  found = as_json(given, target, sizes, make(given.lower(target, sizes)))
+  found = as_json(given, target, sizes, report)
   say(describe(found))
-  if suggest:
-    found["tried"] = tried
-  write(json, found)
+  write(json, {**found, **_listed(tried)})
   return 0 if found["fits"] else 1
 
 
+Tried = dict[largest.Choice, Report]
+
+
 def _suggest(
-  training: Training, topology: Topology, shape: BatchShape, say: Any
-) -> tuple[largest.Choice | None, list[dict[str, Any]]]:
+  training: Training, topology: Topology, shape: BatchShape, say: Callable[[str], None]
+) -> tuple[largest.Choice | None, Tried]:
   """The largest batch that fits, and all that was compiled on the way."""
-  tried = []
+  tried: Tried = {}
+  limit, devices = float(topology.hbm), len(topology.devices)
 
   def need(choice: largest.Choice) -> float:
-    report = make(training.altered(choice).lower(topology, shape))
-    peak = report.peak if report.fits else max(report.peak or 0, topology.hbm + 1)
-    tried.append({**dataclasses.asdict(choice), "fits": report.fits, "peak": report.peak})
+    report = tried[choice] = make(training.altered(choice).lower(topology, shape))
     verdict = "fits" if report.fits else "too much"
     say(f"{verdict:<10}  {amount(report.peak):>9}  {choice.flags}")
-    return peak if report.fits or report.peak else float("inf")
+    if report.fits:
+      return report.peak
+    return max(report.peak, limit + 1) if report.peak else math.inf
 
   heads = training.model.architecture.num_heads
   batch, parts = training.run.batch_size, training.run.accumulate
-  limit, devices = float(topology.hbm), len(topology.devices)
   return largest.choose(need, limit, devices, heads, batch, parts), tried
+
+
+def _listed(tried: Tried) -> dict[str, Any]:
+  """What was compiled in a search, as JSON has it; nothing without one."""
+  rows = [
+    {**dataclasses.asdict(choice), "fits": report.fits, "peak": report.peak}
+    for choice, report in tried.items()
+  ]
+  return {"tried": rows} if rows else {}
 
 
 def write(file: str, found: Mapping[str, Any]) -> None:

@@ -133,6 +133,15 @@ def test_the_largest_batch_is_suggested(made, capsys):
   assert re.search(r"^too much +19 GB  --gin.BATCH_SIZE=6 ", captured.err, re.M)
 
 
+def test_where_nothing_fits_no_batch_is_suggested(made, monkeypatch, capsys):
+  monkeypatch.setattr(compile_lib, "make", lambda _: compile_lib.Report(False, None))
+  assert compile_lib.main([*ARGUMENTS, "--topology=made:1", "--suggest", "--json=-"]) == 1
+  captured = capsys.readouterr()
+  assert "not even one episode for each device of made:1 fits" in captured.err
+  found = json.loads(captured.out)
+  assert not found["fits"] and found["tried"][-1]["batch_size"] == 1
+
+
 @pytest.mark.parametrize("more, message", [
   ([], r"give --topology: the slice of TPUs, one of v5e:4x4"),
   (["--topology=v5e:4x4", "--shape=32"], r"--shape=32 is not support,queries,query,targets"),
