@@ -348,8 +348,8 @@ def _suggest(
     verdict = "fits" if report.fits else "too much"
     say(f"{verdict:<10}  {amount(report.peak):>9}  {choice.flags}")
     if report.fits:
-      return report.peak
-    return max(report.peak, limit + 1) if report.peak else math.inf
+      return float(report.peak)
+    return max(float(report.peak), limit + 1) if report.peak else math.inf
 
   heads = training.model.architecture.num_heads
   batch, parts = training.run.batch_size, training.run.accumulate

@@ -64,14 +64,14 @@ def test_a_tensor_axis_that_has_room_for_more_is_searched():
 
 def test_of_equal_batches_the_one_that_computes_least_twice():
   """Batches grow in steps of 16, which leave room."""
-  found = largest.choose(lambda c: 1 if c.batch_size <= 32 else math.inf, 1.0, 16, 1, 16)
+  found = largest.choose(lambda c: 1.0 if c.batch_size <= 32 else math.inf, 1.0, 16, 1, 16)
   assert found == Choice(32, (1, 16, 1), "none")
   roomy = lambda c: c.batch_size / 16 * {"none": 9, "dots": 1.2, "full": 1}[c.remat]
   assert largest.choose(roomy, 2.5, 16, 1, 16) == Choice(32, (1, 16, 1), "dots")
 
 
 def test_parts_of_a_batch_are_shared_out_evenly():
-  found = largest.choose(lambda c: c.batch_size, 100.0, 8, 1, 8, accumulate=3)
+  found = largest.choose(lambda c: float(c.batch_size), 100.0, 8, 1, 8, accumulate=3)
   assert found == Choice(96, (1, 8, 1), "none")
 
 
