@@ -12,7 +12,7 @@ import jax
 import pytest
 
 from hyperjax import compile as compile_lib
-from hyperjax import launch, train
+from hyperjax import launch, runs, train
 from hyperjax.data import layouts
 from hyperjax.data.shapes import BatchShape
 from hyperjax.training import hlo_costs, topologies
@@ -81,6 +81,17 @@ def test_it_is_the_step_that_training_runs(tiny, tmp_path, monkeypatch):
   assert same.run.batch_size == episodes
   shape = BatchShape(support, *batch.query.tokens.shape[1:], batch.targets.shape[2])
   assert same.lower(here, shape).as_text() == text
+
+
+def test_parts_of_a_system_have_the_dtypes_of_tpus():
+  """Whatever this machine has; where a dtype is named it is that one."""
+  given = training()
+  parts = runs.abstract_parts(given.hypermodel, given.model, "tpu")
+  assert {leaf.dtype.name for leaf in jax.tree.leaves(parts.trained)} == {"float32"}
+  assert parts.frozen["downstream"]["embed"].dtype.name == "bfloat16"
+  wide, half = (training(f"DTYPE='{name}'").model for name in ("float32", "bfloat16"))
+  assert wide.activations("tpu").name == half.activations("cpu").name == "float32"
+  assert half.activations("tpu").name == given.model.activations("tpu").name == "bfloat16"
 
 
 def test_the_command_compiles_and_reports(here, tmp_path, capsys):
