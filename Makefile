@@ -1,5 +1,6 @@
 # make quickstart   install, train on the embedded model and tasks, evaluate, adapt, predict
 # make test         install, lint, and run every test
+# make compile-check   compile steps for TPU pods, without one; compare with what is recorded
 # make install      only install; also: make lint, make clean
 # Another interpreter or place: make install PYTHON=python3.12 VENV=.venv312
 
@@ -13,12 +14,15 @@ HYPERJAX := $(BIN)/hyperjax
 INSTALLED := $(VENV)/.installed
 MODEL_INSTALLED := $(VENV)/.model-installed
 TEST_INSTALLED := $(VENV)/.test-installed
+# A folder of its own: where libtpu is installed, every program of jax looks for TPUs.
+TPU := $(VENV)/tpu
+TPU_INSTALLED := $(VENV)/.tpu-installed
 
 .DELETE_ON_ERROR:
-.PHONY: help install install-test test lint quickstart clean
+.PHONY: help install install-test test lint compile-check quickstart clean
 
 help:
-	@sed -n '1,4s/^# //p' Makefile
+	@sed -n '1,5s/^# //p' Makefile
 
 install: $(INSTALLED) $(MODEL_INSTALLED)
 
@@ -44,12 +48,21 @@ $(TEST_INSTALLED): requirements-test.txt | $(MODEL_INSTALLED)
 	$(PIP) install --quiet -r requirements-test.txt
 	touch $@
 
+$(TPU_INSTALLED): requirements-tpu.txt | $(INSTALLED)
+	@echo "Downloading libtpu (210 MB) into $(TPU)."
+	$(PIP) install --quiet --no-deps --upgrade --target $(TPU) -r requirements-tpu.txt
+	touch $@
+
 lint: install-test
 	$(BIN)/ruff check .
 
 # Two processes, a file of tests in each: compiling, which takes most of the time, uses one core.
-test: lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+test: lint $(TPU_INSTALLED)
+	PYTHONPATH=$(abspath $(TPU)) $(BIN)/python -m pytest -n 2 --dist loadfile
+
+# Minutes for each; what is finished is not compiled again while its program is the same.
+compile-check: $(INSTALLED) $(TPU_INSTALLED)
+	PYTHONPATH=$(abspath $(TPU)) $(BIN)/python benchmarks/compile_check.py
 
 # Every step goes on where it was stopped, so the same command may be given again.
 # Large pages: less of a training step on a CPU goes to page faults (benchmarks/train_step.py).

@@ -88,6 +88,8 @@ setup(
       # From 5.24 on, PEFT 0.21.2 ignores a prefix in generate(): transformers renamed an argument.
       "transformers<5.24",
     ],
+    # On TPU hosts, and for `hyperjax compile`, which needs no TPU: the libtpu of the jax installed.
+    "tpu": ["jax[tpu]"],
   },
   entry_points={"console_scripts": ["hyperjax = hyperjax.cli:main"]},
 )

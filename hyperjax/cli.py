@@ -16,6 +16,7 @@ COMMANDS = {
   "tune": ("hyperjax.tune", "tune phi on single tasks, from generated and other starts"),
   "adapt": ("hyperjax.adapt", "turn a few examples into an adapter, in one forward pass"),
   "predict": ("hyperjax.predict", "answer inputs with the base model and an adapter"),
+  "compile": ("hyperjax.compile", "compile a training step for a slice of TPUs, without one"),
   "convert": ("hyperjax.convert", "write a loaded model as a Hugging Face folder"),
   "tasks": ("hyperjax.tasks.__main__", "list the registered tasks and show their examples"),
   "doctor": ("hyperjax.doctor", "check this installation; print what repairs it"),

@@ -51,25 +51,27 @@ class ModelConfig:
     if self.dtype not in _DTYPES:
       raise ValueError(f"ModelConfig.dtype must be one of {_DTYPES}, not {self.dtype!r}")
 
-  def compute_dtype(self) -> Any:
-    """The dtype that 'auto' stands for on this machine."""
+  def compute_dtype(self, backend: str | None = None) -> Any:
+    """The dtype that 'auto' stands for on a backend ('cpu', 'tpu'); this machine's where None."""
     if self.dtype != "auto":
       return jnp.dtype(self.dtype)
-    return jnp.dtype(jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16)
+    backend = backend or jax.default_backend()
+    return jnp.dtype(jnp.float32 if backend == "cpu" else jnp.bfloat16)
 
-  def activations(self) -> Any:
-    """The dtype of activations on this machine."""
-    return jnp.dtype(jnp.float32) if jax.default_backend() == "cpu" else self.compute_dtype()
+  def activations(self, backend: str | None = None) -> Any:
+    """The dtype of activations on a backend; this machine's where None."""
+    backend = backend or jax.default_backend()
+    return jnp.dtype(jnp.float32) if backend == "cpu" else self.compute_dtype(backend)
 
   def dtypes(self) -> str:
     """The names of both: what figures depend on besides weights and data."""
     return f"{self.compute_dtype().name} {self.activations().name}"
 
-  def abstract(self) -> families.Model:
-    """The model with shapes in place of arrays; reads nothing."""
+  def abstract(self, backend: str | None = None) -> families.Model:
+    """The model with shapes in place of arrays, as on a backend; reads nothing."""
     return families.abstract(
-      self.architecture, dtype=self.compute_dtype(), remat=self.remat,
-      activations=self.activations(),
+      self.architecture, dtype=self.compute_dtype(backend), remat=self.remat,
+      activations=self.activations(backend),
     )  # fmt: skip
 
   def load(self, mesh: Mesh | None = None) -> tuple[families.Model, str]:
@@ -164,10 +166,19 @@ def trained_parts(producer: ProducerConfig) -> tuple[str, ...]:
   return getattr(producer, "train", ("producer",))
 
 
-def abstract_parts(producer: ProducerConfig, model: ModelConfig) -> step_lib.Parts:
-  """As `build_parts`, with shapes in place of arrays; reads and computes nothing."""
+def abstract_parts(
+  producer: ProducerConfig, model: ModelConfig, backend: str | None = None
+) -> step_lib.Parts:
+  """As `build_parts`, with shapes in place of arrays; reads and computes nothing.
+
+  A text that the producer encodes counts as one token.
+
+  Args:
+    producer, model: the system.
+    backend: whose dtypes the arrays have; this machine's where None.
+  """
   encode = lambda text: [0]
-  given = _given(producer, model.abstract(), None)
+  given = _given(producer, model.abstract(backend), None)
   system = nnx.eval_shape(partial(_system, producer, encode, 0), *given)
   return step_lib.split(system, trained_parts(producer))
 

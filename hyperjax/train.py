@@ -119,7 +119,7 @@ def train(
     the same command goes on from there.
   """
   runs.check_fits(hypermodel, model.architecture)
-  _check_together(model, data, run, objective)
+  check_together(model, data, run, objective)
   if dry_run:
     return describe(model, hypermodel, data, run)
 
@@ -220,7 +220,7 @@ def train(
   return 0
 
 
-def _check_together(model, data: TrainData, run: RunConfig, objective) -> None:
+def check_together(model, data: TrainData, run: RunConfig, objective) -> None:
   """Refuses settings that are each allowed, but not with one another.
 
   Raises:

@@ -18,7 +18,7 @@ from tests import tiny as tiny_lib
 GIN = tiny_lib.ROOT / "gin"
 FILES = sorted(str(path.relative_to(GIN)) for path in GIN.rglob("*.gin"))
 KINDS = {kind: [f for f in FILES if f.startswith(f"{kind}/")]
-         for kind in ("models", "systems", "data", "runs", "meshes", "examples")}  # fmt: skip
+         for kind in ("models", "systems", "data", "runs", "meshes", "pods", "examples")}
 # Which run a data file is for.
 CORPORA = ("data/text.gin", "data/c4.gin", "data/c4_tfds.gin", "data/redpajama.gin")
 RUN_OF = {data: "runs/hyperpretrain.gin" if data in CORPORA else "runs/mtf.gin"
@@ -190,6 +190,14 @@ def test_a_mesh_file_behind_the_runs_sets_its_mesh(mesh):
   )["run"].mesh
   assert read() == MeshConfig()
   assert read(mesh) == MeshConfig(*MESHES[stem(mesh)])
+
+
+@pytest.mark.parametrize("pod", KINDS["pods"], ids=stem)
+def test_a_pods_file_behind_a_data_file_is_a_run(capsys, pod):
+  trained, frozen = counts(dry_run(capsys, "data/lexical.gin", pod))
+  [model] = re.findall(r"^include 'models/(\w+).gin'", (GIN / pod).read_text(), re.M)
+  assert frozen == pytest.approx(FROZEN[model], rel=5e-3)
+  assert trained < frozen / 50 if "llama" in model else trained > frozen / 2
 
 
 def test_the_tuning_file_is_whole():

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 from flax import nnx
+from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 MESH_AXES = ("data", "fsdp", "tensor")
@@ -76,9 +77,9 @@ class MeshConfig:
         f"a mesh of data {shape[0]} x fsdp {shape[1]} x tensor {shape[2]} does not fit "
         f"{len(devices)} devices (gin: MESH_DATA, MESH_FSDP, MESH_TENSOR)"
       )
-    return jax.make_mesh(
-      tuple(shape), MESH_AXES, axis_types=(AxisType.Auto,) * 3, devices=devices
-    )
+    # Torus axes are split where no whole ones fit, as tensor 4 on v6e 8x8: jax.make_mesh refuses.
+    ordered = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    return Mesh(ordered, MESH_AXES, axis_types=(AxisType.Auto,) * 3)
 
 
 def partition(axes: Sequence[str | None], rules: Rules = RULES) -> PartitionSpec:
@@ -176,6 +177,20 @@ def place_batch(batch: Any, mesh: Mesh) -> Any:
   """The batch of all processes from the rows of each, `local_rows`."""
   rows = jax.tree.map(np.asarray, batch)
   return jax.make_array_from_process_local_data(_over_episodes(mesh), rows)
+
+
+def abstract_batch(batch: Any, mesh: Mesh) -> Any:
+  """The shapes of a whole batch as `place_batch` would put it on the mesh."""
+  return jax.tree.map(lambda x: _lying(x, _over_episodes(mesh)), batch)
+
+
+def abstract(tree: Any, axes: Any, mesh: Mesh) -> Any:
+  """The shapes of arrays as `place` would put them on the mesh."""
+  return jax.tree.map(_lying, tree, shardings(tree, axes, mesh))
+
+
+def _lying(x: Any, where: NamedSharding) -> jax.ShapeDtypeStruct:
+  return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
 
 
 def _over_episodes(mesh: Mesh) -> NamedSharding:

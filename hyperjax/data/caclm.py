@@ -18,6 +18,7 @@ import numpy as np
 
 from hyperjax.data import layouts, schedule
 from hyperjax.data.episodes import Episode, Query
+from hyperjax.data.layouts import Layout
 from hyperjax.data.manifest import Manifest
 from hyperjax.data.shapes import BatchShape, rounded
 from hyperjax.data.store import DOCUMENTS, Store
@@ -60,6 +61,17 @@ class CaclmConfig:
     """What an episode is, in a few words."""
     return f"CACLM windows of {self.window} tokens, {self.cuts} cuts"
 
+  def shape(self, layout: Layout, bos: int) -> BatchShape:
+    """The one shape of all batches, where texts begin with `bos` tokens of their own."""
+    window, shortest = self.window, self.shortest
+    longest, both = window - 3 * shortest, window - 2 * shortest
+    query = min(layout.length(bos + longest, longest), bos + both - 1)
+    return rounded(both + 1 + bos + len(layout.end), 1, query, longest)
+
+  def largest(self, layout: Layout) -> BatchShape:
+    """The shape of the largest batches that there can be, whatever the vocabulary."""
+    return self.shape(layout, 1)
+
   def stream(
     self, manifest: Manifest, *, seed: int, batch_size: int, layout: str = "decoder"
   ) -> "CaclmStream":
@@ -96,10 +108,7 @@ class CaclmStream:
   @property
   def shapes(self) -> tuple[BatchShape, ...]:
     """The one shape of all batches."""
-    window, bos, shortest = self.config.window, len(self._bos), self.config.shortest
-    longest, both = window - 3 * shortest, window - 2 * shortest
-    query = min(self.layout.length(bos + longest, longest), bos + both - 1)
-    return (rounded(both + 1 + bos + len(self.layout.end), 1, query, longest),)
+    return (self.config.shape(self.layout, len(self._bos)),)
 
   def bucket(self, step: int) -> BatchShape:
     """Returns the shape of a step's batch."""

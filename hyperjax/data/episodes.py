@@ -12,7 +12,7 @@ import numpy as np
 from hyperjax.data import layouts, schedule, shots
 from hyperjax.data.layouts import DECODER, Layout
 from hyperjax.data.manifest import Manifest
-from hyperjax.data.shapes import BatchShape, Groups, Lengths, assign, plan
+from hyperjax.data.shapes import BatchShape, Groups, Lengths, assign, plan, rounded
 from hyperjax.data.shots import NumShots
 from hyperjax.data.store import EXAMPLES, Store
 
@@ -134,6 +134,19 @@ class EpisodeConfig:
     place = ", the support in each query's input" if self.inline else ""
     return f"{shots.summary(self.num_shots)}, {self.num_queries} queries{place}"
 
+  @property
+  def planned_within(self) -> tuple[int, int, int]:
+    """`limit`, where queries hold the support with room for both."""
+    support, query, targets = self.limit
+    return (1, support + query, targets) if self.inline else self.limit
+
+  def largest(self, layout: Layout) -> BatchShape:
+    """The shape of the largest batches that there can be, whatever the tasks."""
+    del layout
+    support, query, targets = self.planned_within
+    planned = rounded(support, self.num_queries, query, targets)
+    return max(self.shapes, key=lambda s: s.support + s.queries * s.query, default=planned)
+
   def stream(
     self, manifest: Manifest, *, seed: int, batch_size: int, layout: str = "decoder"
   ) -> "TrainStream":
@@ -228,8 +241,7 @@ class InlineStream(TrainStream):
     joined = {t: Lengths(1, n.support + n.query, n.targets) for t, n in lengths.items()}
     if c.shapes:
       return assign(joined, c.shapes)
-    support, query, targets = c.limit
-    return plan(joined, rates, c.num_queries, c.max_buckets, (1, support + query, targets))
+    return plan(joined, rates, c.num_queries, c.max_buckets, c.planned_within)
 
   def episode(self, step: int, row: int) -> Episode:
     """Returns the episode of a row of the global batch."""

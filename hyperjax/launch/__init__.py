@@ -25,7 +25,7 @@ import shlex
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import gin
@@ -35,7 +35,9 @@ import hyperjax
 from hyperjax.launch import command_line, processes
 from hyperjax.launch.reader import DYNAMIC, Reader, first_line, import_module, resolve
 
-__all__ = ["accept", "arguments", "config_of", "configured", "current", "parse", "run"]
+__all__ = [
+  "Borrowed", "accept", "arguments", "config_of", "configured", "current", "parse", "run",
+]  # fmt: skip
 
 
 # ---- What a configuration says ------------------------------------------------------------------
@@ -154,6 +156,22 @@ def write_whole(folder: str | os.PathLike, name: str, text: str) -> None:
   os.replace(temporary, target)
 
 
+class Borrowed(NamedTuple):
+  """Another command's gin files, which a command takes without running that one.
+
+  Attributes:
+    module, function: the other command's.
+    parameter: of the command's own function: it gets {argument: value} of the other one.
+    unread: {macro, or a pattern such as '*_DIR': value} for macros that must be set, but on which
+      nothing here depends.
+  """
+
+  module: str
+  function: str
+  parameter: str
+  unread: Mapping[str, str]
+
+
 def run(
   module: str,
   function: str,
@@ -162,6 +180,7 @@ def run(
   folder: str = "MODEL_DIR",
   flags: Mapping[str, str] | None = None,
   distributed: bool = False,
+  borrowed: Borrowed | None = None,
 ) -> int:
   """Runs a command: reads the command line and gin files, calls the function, returns its status.
 
@@ -175,9 +194,11 @@ def run(
     function: the function in it; it gets `dry_run` if it has a parameter of that name.
     argv: arguments; the process's own if None.
     folder: the macro that names the folder of the run.
-    flags: {parameter of the function: what it means}: `--out X` binds the parameter out.
+    flags: {parameter of the function: what it means}: `--out X` binds the parameter out, and
+      `--suggest` binds True where the parameter is a bool.
     distributed: whether several processes may be one run of it; it then has the flags of
       `processes.FLAGS`, and only process 0 writes the configuration.
+    borrowed: whose gin files it takes, where not its own; no folder is written then.
 
   Returns:
     What the function returns if that is a number, else 0; 2 where the input was refused, 1 where
@@ -187,7 +208,7 @@ def run(
   """
   argv = list(sys.argv[1:] if argv is None else argv)
   try:
-    return _run(module, function, argv, folder, flags or {}, distributed)
+    return _run(module, function, argv, folder, flags or {}, distributed, borrowed)
   except (KeyboardInterrupt, Exception) as error:
     message, status = _explained(error, argv, module)
     if not message and not processes.joined():
@@ -209,18 +230,22 @@ def _explained(error: BaseException, argv: Sequence[str], module: str) -> tuple[
 
 def _run(
   module: str, function: str, argv: list[str], folder: str, flags: Mapping[str, str],
-  distributed: bool,
+  distributed: bool, borrowed: Borrowed | None,
 ) -> int:  # fmt: skip
   of_processes = processes.FLAGS if distributed else {}
-  options, bindings = command_line.parse(argv, module, {**flags, **of_processes})
   short = module.rsplit(".", 1)[-1]
   parameters = inspect.signature(getattr(importlib.import_module(module), function)).parameters
+  switches = [name for name in flags if parameters[name].annotation is bool]
+  options, bindings = command_line.parse(argv, module, {**flags, **of_processes}, switches)
   for name in flags:
     if (value := getattr(options, name)) is not None:
       text = repr(value) if "str" in str(parameters[name].annotation) else value
       bindings.append(f"{short}.{function}.{name}={text}")
   reader = parse(options.gin_file, bindings, search_paths=options.gin_search_paths, module=module)
   target = registered(module, function)
+  if borrowed:
+    lender = registered(borrowed.module, borrowed.function)
+    reader.fill(borrowed.unread)
   if options.help:
     print(command_line.help_text(options, module, target, reader.macros()), end="")
     return 0
@@ -228,14 +253,19 @@ def _run(
   gin.finalize()
   command = f"python -m {module} {shlex.join(argv)}".rstrip()
   config = header(module, command) + gin.config_str(max_line_length=100)
-  check_complete(target, f"{short}.{function}", flags)
-  given = call_arguments(target)
+  lent = {}
+  if borrowed:
+    check_complete(lender, ".".join([borrowed.module.rsplit(".", 1)[-1], borrowed.function]), {})
+    lent = {borrowed.parameter: call_arguments(lender)}
+  check_complete(target, f"{short}.{function}", flags, lent)
+  given = {**call_arguments(target), **lent}
   if "dry_run" in parameters:
     given["dry_run"] = options.dry_run
   elif options.dry_run:
     print(config, end="")
     return 0
-  run_folder = None if options.dry_run or folder not in reader.set else folder_of_run(folder)
+  writes = not (options.dry_run or borrowed) and folder in reader.set
+  run_folder = folder_of_run(folder) if writes else None
   if distributed and not options.dry_run:
     processes.join({name: getattr(options, name) for name in of_processes})
   record = _Record(run_folder if processes.writes() else None, config, target)
@@ -313,7 +343,9 @@ def accept() -> None:
     _RUNS[-1].record.accept()
 
 
-def check_complete(target: Callable, name: str, flags: Mapping[str, str]) -> None:
+def check_complete(
+  target: Callable, name: str, flags: Mapping[str, str], lent: Collection[str] = ()
+) -> None:
   """Raises ValueError with all parameters of a function that have no value, at once."""
   given = gin.get_bindings(target, resolve_references=False)
   lacking = [
@@ -321,7 +353,7 @@ def check_complete(target: Callable, name: str, flags: Mapping[str, str]) -> Non
     for parameter in inspect.signature(target).parameters.values()
     if parameter.default is parameter.empty
     and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
-    and parameter.name not in (*given, "dry_run")
+    and parameter.name not in (*given, *lent, "dry_run")
   ]
   if lacking and lacking[0] in flags:
     raise ValueError(f"give --{lacking[0]}: {flags[lacking[0]]}. See --help.")

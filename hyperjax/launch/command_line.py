@@ -11,7 +11,7 @@ import os
 import pathlib
 import re
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from types import TracebackType
 
 import hyperjax
@@ -84,7 +84,7 @@ def gin_bindings(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def parse(
-  argv: Sequence[str], module: str, flags: Mapping[str, str]
+  argv: Sequence[str], module: str, flags: Mapping[str, str], switches: Collection[str] = ()
 ) -> tuple[argparse.Namespace, list[str]]:
   """Returns the flags and the gin bindings of a command line.
 
@@ -92,6 +92,7 @@ def parse(
     argv: the arguments.
     module: the command's module, for the usage line.
     flags: {parameter of the command's function: what it means}; each becomes a flag.
+    switches: those of them that take no value: given, they are 'True'.
 
   Raises ValueError for an unknown flag, naming the nearest.
   """
@@ -117,7 +118,10 @@ def parse(
   add("--dry_run", action="store_true", help="read and check everything, then stop")
   add("--debug", action="store_true", help="show the traceback of an error in the input too")
   for name, meaning in flags.items():
-    add(f"--{name}", metavar=name.upper(), help=meaning)
+    kind = {"action": "store_const", "const": "True"} if name in switches else {
+      "metavar": name.upper()
+    }
+    add(f"--{name}", help=meaning, **kind)
   known = [option.lstrip("-") for option in parser._option_string_actions]
   options, unknown = parser.parse_known_args(rest)
   if unknown:

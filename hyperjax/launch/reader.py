@@ -5,13 +5,14 @@ value, accepts a misspelt macro, fails on a missing file in a bare process (gin 
 importlib.util without importing it) and logs an error for every search path that it misses.
 """
 
+import fnmatch
 import inspect
 import pathlib
 import pkgutil
 import re
 import sys
 import tokenize
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import gin
@@ -201,6 +202,13 @@ class Reader:
     if not gin_config._might_have_parameter(configurable.wrapped, parameter):
       known = list(inspect.signature(configurable.wrapped).parameters)
       raise ValueError(f"{selector} has no parameter '{parameter}'.{nearest(parameter, known)}")
+
+  def fill(self, values: Mapping[str, str]) -> None:
+    """Sets the macros that must be set still, where their names match a pattern of `values`."""
+    waiting = {*self.missing(), *(name for name in self.used if name not in self.set)}
+    for pattern, value in values.items():
+      for name in fnmatch.filter(sorted(waiting), pattern):
+        self.read_binding(f"{name}={value}")
 
   def check(self) -> None:
     """Raises ValueError with every macro that is unused, undefined or still required, at once."""

@@ -56,21 +56,35 @@ def split(system: System, train: tuple[str, ...] = ("producer",)) -> Parts:
   return Parts(graph, *map(nnx.to_pure_dict, states), *map(sharding.axes_of, states))
 
 
-def init_optimizer(transform: optax.GradientTransformation, trained: Tree, mesh: Mesh) -> Tree:
-  """The optimizer's first state, made where it lies: per-parameter moments as the parameters, the
-  rest (step counts, factored moments) on every device."""
+def optimizer_shapes(
+  transform: optax.GradientTransformation, trained: Tree, mesh: Mesh
+) -> Tree:
+  """What the optimizer's first state looks like and where it lies: per-parameter moments as the
+  parameters, the rest (step counts, factored moments) on every device.
+
+  Args:
+    transform: the optimizer.
+    trained: arrays, or their shapes with shardings.
+    mesh: that they lie on.
+  """
   parameters = dict(jax.tree_util.tree_leaves_with_path(trained))
   everywhere = NamedSharding(mesh, PartitionSpec())
 
-  def where(path, leaf):
+  def place(path, leaf):
     # A moment's path holds its parameter's: (0, mu, 'producer', 'gist').
     parts = (path[i:j] for i in range(len(path)) for j in range(i + 1, len(path) + 1))
     owner = next((parameters[part] for part in parts if part in parameters), leaf)
     same = owner is not leaf and owner.shape == leaf.shape
-    return owner.sharding if same else everywhere
+    where = owner.sharding if same else everywhere
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
 
   shapes = jax.eval_shape(transform.init, trained)
-  lying = jax.tree_util.tree_map_with_path(where, shapes)
+  return jax.tree_util.tree_map_with_path(place, shapes)
+
+
+def init_optimizer(transform: optax.GradientTransformation, trained: Tree, mesh: Mesh) -> Tree:
+  """The optimizer's first state, made where it lies (see `optimizer_shapes`)."""
+  lying = lies(optimizer_shapes(transform, trained, mesh))
   return jax.jit(transform.init, out_shardings=lying)(trained)
 
 
@@ -163,7 +177,7 @@ def make_train_step(
 
 
 def lies(tree: Tree) -> Tree:
-  """The shardings of a tree of arrays."""
+  """The shardings of a tree of arrays, or of shapes that have them."""
   return jax.tree.map(lambda x: x.sharding, tree)
 
 

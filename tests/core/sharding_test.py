@@ -12,6 +12,8 @@ from hyperjax.core.sharding import (
   MESH_AXES,
   RULES,
   MeshConfig,
+  abstract,
+  abstract_batch,
   check_batch,
   fitted,
   partition,
@@ -150,12 +152,20 @@ def test_placing_changes_no_value():
   jax.tree.map(np.testing.assert_array_equal, tree, placed)
   assert placed["a"].sharding == shardings(tree, axes, mesh)["a"]
   assert placed["a"].sharding.spec == PartitionSpec("fsdp", "tensor")
+  assert_described(abstract(tree, axes, mesh), placed)
+
+
+def assert_described(shapes, arrays) -> None:
+  """The shapes are those of the arrays, dtypes and shardings included."""
+  of = lambda tree: [(x.shape, x.dtype, x.sharding) for x in jax.tree.leaves(tree)]
+  assert of(shapes) == of(arrays)
 
 
 def test_a_batch_is_spread_over_its_episodes():
   mesh = MeshConfig().build(jax.devices()[:1])
   batch = tiny.batch(3, 2)
   placed = place_batch(batch, mesh)
+  assert_described(abstract_batch(batch, mesh), placed)
   for before, after in zip(jax.tree.leaves(batch), jax.tree.leaves(placed), strict=True):
     np.testing.assert_array_equal(before, after)
     assert after.sharding.spec == PartitionSpec(("data", "fsdp"))

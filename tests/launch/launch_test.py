@@ -71,6 +71,9 @@ TOY = {
 
     def quote():
       CALLS.append(launch.current())
+
+    def weigh(toy, loud: bool = False, out: str = ""):
+      CALLS.append(dict(toy=toy, loud=loud, out=out))
     ''',
 }
 
@@ -571,3 +574,38 @@ class TestHelp:
   def test_help_shows_flags_of_the_command(self, files, capsys):
     start("--help", flags={"out": "where the stores go"})
     assert "--out OUT" in (text := capsys.readouterr().out) and "where the stores go" in text
+
+
+class TestBorrowed:
+  """A command that takes the gin files of another one."""
+
+  UNREAD = {"MODEL_DIR": "nowhere", "*_STEPS": "9"}
+
+  def weigh(self, *argv):
+    borrowed = launch.Borrowed("toy_project.train", "train", "toy", self.UNREAD)
+    flags = {"loud": "whether to say so", "out": "where to"}
+    return start(*argv, function="weigh", flags=flags, borrowed=borrowed)
+
+  def test_it_gets_the_others_arguments_and_leaves_no_folder(self, files, toy):
+    before = sorted(files.iterdir())
+    assert self.weigh("--gin_file=model.gin", "--gin_file=run.gin", "--out=x") == 0
+    call = toy.CALLS[-1]
+    assert call["toy"].pop("model").width == 8 and (call["loud"], call["out"]) == (False, "x")
+    assert call["toy"] == {"steps": 9, "model_dir": "nowhere", "rates": (0.5, 1e-3)}
+    assert sorted(files.iterdir()) == before
+
+  def test_what_is_given_wins_and_is_not_written_to(self, files, toy):
+    assert self.weigh(*settings("mine", 4)) == 0
+    assert toy.CALLS[-1]["toy"]["steps"] == 4 and toy.CALLS[-1]["toy"]["model_dir"] == "mine"
+    assert not (files / "mine").exists()
+
+  def test_a_flag_of_a_bool_takes_no_value(self, files, toy, capsys):
+    assert self.weigh("--loud", *settings()) == 0 and toy.CALLS[-1]["loud"] is True
+    assert self.weigh("--loud=yes", *settings()) == 2
+    assert "--loud: ignored explicit argument 'yes'" in capsys.readouterr().err
+
+  def test_what_the_other_needs_is_named(self, files, capsys):
+    assert self.weigh("--gin_file=model.gin") == 2
+    assert "MODEL is set (" in capsys.readouterr().err
+    assert self.weigh() == 2
+    assert "train.train needs model, steps, model_dir" in capsys.readouterr().err
