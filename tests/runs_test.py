@@ -115,6 +115,16 @@ def test_a_dtype_is_chosen_for_this_machine(given):
     dataclasses.replace(model, dtype="half")
 
 
+def test_a_kernel_that_was_asked_for_elsewhere_is_chosen_anew(tiny, given, monkeypatch):
+  """A run that was trained on a TPU is opened where there is none."""
+  there = given | {"model": dataclasses.replace(given["model"], attention="splash")}
+  monkeypatch.setattr(launch, "configured", lambda *_: there)
+  assert runs.configured(tiny.run) == given
+  with pytest.raises(ValueError, match="is .splash., which needs TPUs.*has CPUs: set ATTENTION to"):
+    there["model"].load()
+  assert there["model"].abstract().attention == "splash"  # plans for another machine are made
+
+
 def test_a_half_precision_model_serves(tiny, given):
   run = runs.load(tiny.run, loaded=dataclasses.replace(given["model"], dtype="bfloat16").load())
   assert {x.dtype for x in jax.tree.leaves(run.downstream)} == {jnp.dtype("bfloat16")}
