@@ -22,7 +22,7 @@ from hyperjax.core.positions import Bias
 
 
 def _splash(*given: Any) -> Array:
-  # Pallas takes long to import, and most machines have no use for it.
+  # Experimental in JAX: only who uses it depends on it.
   from hyperjax.core.attention import splash
 
   return splash.attend(*given)
