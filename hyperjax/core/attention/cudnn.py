@@ -1,8 +1,8 @@
 """cuDNN's flash attention for NVIDIA GPUs, through JAX's own interface to it.
 
-It is told who sees whom by causality and by numbers of real keys, no more. Its causal mask begins at
-the first key, so nothing can stand in front of a text. JAX would also take a mask that is drawn, but
-before 0.12 makes a gradient of all scores for it: as large as what is saved.
+It is told who sees whom by causality and by numbers of real keys, no more. Its causal mask begins
+at the first key, so nothing can stand in front of a text. JAX would also take a mask that is drawn,
+but before 0.12 makes a gradient of all scores for it: as large as what is saved.
 """
 
 from collections.abc import Mapping
