@@ -64,7 +64,8 @@ def test_one_scan_is_two_scans(kind, sink, remat, distillation):
 
 
 def test_splash_attention_goes_through_as_the_einsum(monkeypatch):
-  """The reading of ragged supports, queries behind the gist, both recomputed in the way back."""
+  """The reading of ragged supports, queries behind the gist, both recomputed in the way back. In
+  float32 either's gradients are 3e-5 from those in float64."""
   interpreted(monkeypatch)
   ours, theirs = (
     loss_and_gradients(0.0, "gisting", (), "one_scan", "full", jnp.float32, attention)
@@ -72,7 +73,7 @@ def test_splash_attention_goes_through_as_the_einsum(monkeypatch):
   )
   np.testing.assert_allclose(ours[0], theirs[0], rtol=1e-6)
   for a, b in zip(jax.tree.leaves(ours[1]), jax.tree.leaves(theirs[1]), strict=True):
-    assert np.linalg.norm(a - b) < 2e-4 * np.linalg.norm(b)
+    assert np.linalg.norm(a - b) < 1e-4 * np.linalg.norm(b)
 
 
 def test_the_layers_are_scanned_once():
