@@ -119,7 +119,7 @@ def evaluate(
 def _subject(folder: str) -> tuple[runs.ModelConfig, runs.DataFolder | None]:
   """The model that a run or an adapter is for, and a run's held-out tasks."""
   if not adapters.is_adapter(folder):
-    given = launch.configured(folder, "hyperjax.train", "train")
+    given = runs.configured(folder)
     return given["model"], given["data"].held_out
   source = adapters.recorded_source(folder)
   if source is None:

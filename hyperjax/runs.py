@@ -16,7 +16,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from hyperjax import launch
-from hyperjax.core import sharding
+from hyperjax.core import attention, sharding
 from hyperjax.data import manifest as manifest_lib
 from hyperjax.data import vocabularies
 from hyperjax.data.manifest import DataConfig, Manifest
@@ -40,12 +40,14 @@ class ModelConfig:
     dtype: of the frozen weights and the activations; 'auto' is bfloat16 on accelerators, float32 on
       CPUs. Activations are float32 on CPUs in any case: there bfloat16 is fast in products only.
     remat: what the backward pass recomputes: 'none', 'dots', 'full'.
+    attention: the kernel, one of `core.attention.CHOICES`; 'auto' takes what fits machine and mask.
   """
 
   architecture: families.Config
   source: str
   dtype: str = "auto"
   remat: str = "none"
+  attention: str = "auto"
 
   def __post_init__(self):
     if self.dtype not in _DTYPES:
@@ -71,11 +73,16 @@ class ModelConfig:
     """The model with shapes in place of arrays, as on a backend; reads nothing."""
     return families.abstract(
       self.architecture, dtype=self.compute_dtype(backend), remat=self.remat,
-      activations=self.activations(backend),
+      attention=self.attention, activations=self.activations(backend),
     )  # fmt: skip
 
   def load(self, mesh: Mesh | None = None) -> tuple[families.Model, str]:
-    """The model with its weights, sharded over a mesh where there is one, and its fingerprint."""
+    """The model with its weights, sharded over a mesh where there is one, and its fingerprint.
+
+    Raises:
+      ValueError: this machine cannot run the attention kernel; what the source is refused for.
+    """
+    attention.check(self.attention, self.activations(), self.architecture.head_dim)
     loaded = families.load(
       self.source, dtype=self.compute_dtype(), config=self.architecture, mesh=mesh
     )
@@ -183,6 +190,17 @@ def abstract_parts(
   return step_lib.split(system, trained_parts(producer))
 
 
+def configured(folder: str | os.PathLike) -> dict[str, Any]:
+  """The arguments that a training run was given, as they serve on this machine: a kernel that was
+  asked for was asked for where it was trained.
+
+  Raises:
+    FileNotFoundError: the folder holds no run.
+  """
+  given = launch.configured(folder, "hyperjax.train", "train")
+  return given | {"model": dataclasses.replace(given["model"], attention="auto")}
+
+
 @dataclasses.dataclass(frozen=True)
 class Run:
   """A finished (or interrupted) training run, ready to be used.
@@ -237,7 +255,7 @@ def load(
     ValueError: the checkpoint does not fit the model.
   """
   folder = pathlib.Path(folder)
-  given = launch.configured(folder, "hyperjax.train", "train")
+  given = configured(folder)
   model = given["model"]
   if source is not None:
     model = dataclasses.replace(model, source=source)

@@ -125,7 +125,7 @@ def tune(
     data: the tasks; the run's held-out ones where None.
     dry_run: print what would be done.
   """
-  given = launch.configured(run, "hyperjax.train", "train")
+  given = runs.configured(run)
   data = data or given["data"].held_out
   if dry_run:
     print(f"methods    {', '.join(methods)}")

@@ -14,6 +14,7 @@ from hyperjax.core.batch import Support
 from hyperjax.data import vocabularies
 from hyperjax.evaluation import scoring
 from tests import tiny as tiny_lib
+from tests.models import tiny as models
 
 tiny = tiny_lib.fixture
 
@@ -113,6 +114,17 @@ def test_a_dtype_is_chosen_for_this_machine(given):
   assert dataclasses.replace(model, dtype="bfloat16").compute_dtype() == jnp.bfloat16
   with pytest.raises(ValueError, match="ModelConfig.dtype must be one of .* not 'half'"):
     dataclasses.replace(model, dtype="half")
+
+
+def test_a_kernel_that_was_asked_for_elsewhere_is_chosen_anew(monkeypatch):
+  """A run that was trained on a TPU is opened where there is none."""
+  there = runs.ModelConfig(models.CONFIG, "random", attention="splash")
+  monkeypatch.setattr(launch, "configured", lambda *_: {"model": there, "data": "the data"})
+  here = runs.ModelConfig(models.CONFIG, "random")
+  assert runs.configured("folder") == {"model": here, "data": "the data"}
+  with pytest.raises(ValueError, match="is .splash., which needs TPUs.*has CPUs: set ATTENTION to"):
+    there.load()
+  assert there.abstract().attention == "splash"  # plans for another machine are made
 
 
 def test_a_half_precision_model_serves(tiny, given):

@@ -1,5 +1,5 @@
-"""The layers that all downstream models share, and phi's touch points: `project`, `attend` and
-`embed`.
+"""The layers that all downstream models share, and two of phi's touch points: `project` and `embed`
+(the other is `attention.attend`).
 
 Activations are [B, M, T, D]: B episodes, M queries of each (1 for a support), T tokens.
 """
@@ -14,9 +14,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from hyperjax.core import sharding
-from hyperjax.core.masks import Mask
-from hyperjax.core.phi import LowRank, Prefix, Prompt
-from hyperjax.core.positions import Bias
+from hyperjax.core.phi import LowRank, Prompt
 
 # What the backward pass of a layer recomputes. Layers are scanned: forward and backward are two
 # loops, and nothing in one could be merged with the other.
@@ -124,56 +122,6 @@ _narrow_matmul.defvjp(_narrow_forward, _narrow_backward)
 def _times(x: Float[Array, "B X i"], w: Float[Array, "#B i o"]) -> Float[Array, "B X o"]:
   w = w.astype(x.dtype)
   return x @ (sharding.whole(w[0]) if w.shape[0] == 1 else w)
-
-
-def attend(
-  q: Float[Array, "B M T N H"],
-  k: Float[Array, "B M S K H"],
-  v: Float[Array, "B M S K H"],
-  mask: Mask,
-  prefix: Prefix | None = None,
-  scale: float = 1.0,
-  bias: Bias | None = None,
-) -> Float[Array, "B M T N H"]:
-  """Attention over phi's prefix and the sequence itself, softmax in float32 (touch point 2).
-
-  The queries of an episode share its prefix without a copy of it: the scores over the prefix and
-  over the sequence are computed apart and normalised together.
-
-  Args:
-    q: queries. k, v: the sequence's own keys and values, one of K heads serving N/K query heads.
-    mask: what of the sequence each query sees.
-    prefix: one layer of a Prefix, key and value [B|1, P, K, H], length [B|1].
-    scale: factor on the scores.
-    bias: added to the scores; None for a model without one.
-  """
-  batch, queries, length, num_heads, head_dim = q.shape
-  kv_heads = k.shape[3]
-  q = (q * scale).reshape(batch, queries, length, kv_heads, num_heads // kv_heads, head_dim)
-  wide = jnp.promote_types(q.dtype, jnp.float32)
-  low = jnp.finfo(wide).min
-  own = jnp.einsum("bmtkgh,bmskh->bmkgts", q, k, preferred_element_type=wide)
-  by_group = lambda z: z.astype(wide).reshape(z.shape[0], 1, kv_heads, -1, *z.shape[2:])
-  if bias is not None:
-    own += by_group(bias.own)
-  own = jnp.where(mask.dense(length, k.shape[2])[:, :, None, None], own, low)
-  if prefix is None:
-    weights = jax.nn.softmax(own, -1).astype(v.dtype)
-    out = jnp.einsum("bmkgts,bmskh->bmtkgh", weights, v)
-  else:
-    size = prefix.key.shape[1]
-    key, value = (
-      jnp.broadcast_to(z.astype(q.dtype), (batch, *z.shape[1:])) for z in (prefix.key, prefix.value)
-    )
-    real = jnp.arange(size) < prefix.length[:, None]
-    before = jnp.einsum("bmtkgh,bpkh->bmkgtp", q, key, preferred_element_type=wide)
-    if bias is not None and bias.prefix is not None:
-      before += by_group(bias.prefix)
-    before = jnp.where(real[:, None, None, None, None], before, low)
-    weights = jax.nn.softmax(jnp.concatenate([before, own], -1), -1).astype(v.dtype)
-    out = jnp.einsum("bmkgtp,bpkh->bmtkgh", weights[..., :size], value)
-    out += jnp.einsum("bmkgts,bmskh->bmtkgh", weights[..., size:], v)
-  return out.reshape(batch, queries, length, num_heads, head_dim)
 
 
 def embed(

@@ -2,7 +2,7 @@
 
 A query at index i of T looks at keys at index j of S. Padding on the right needs no mask of its own
 under causal attention: what a real token may see always lies to its left. A prefix is not part of a
-mask: `layers.attend` follows `Prefix.length`.
+mask: `attention.attend` follows `Prefix.length`.
 """
 
 import dataclasses
@@ -10,7 +10,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Float, Int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +22,11 @@ class Causal:
               1 1 1 0
               1 1 1 1
   """
+
+  causal = True
+
+  def real(self, S: int) -> None:
+    """Which keys can be seen at all; None for all of them."""
 
   def dense(self, T: int, S: int) -> Bool[Array, "1 1 T S"]:
     return (jnp.arange(S) <= jnp.arange(T)[:, None])[None, None]
@@ -41,9 +46,14 @@ class Whole:
 
   length: Int[Array, "#B #M"]
 
+  causal = False
+
+  def real(self, S: int) -> Bool[Array, "#B #M S"]:
+    """Which keys can be seen at all."""
+    return jnp.arange(S) < self.length[..., None]
+
   def dense(self, T: int, S: int) -> Bool[Array, "#B #M T S"]:
-    real = jnp.arange(S) < self.length[..., None, None]
-    return jnp.broadcast_to(real, (*self.length.shape, T, S))
+    return jnp.broadcast_to(self.real(S)[:, :, None], (*self.length.shape, T, S))
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["length", "step"], meta_fields=["start"])
@@ -72,7 +82,9 @@ class Cached:
 
 
 @partial(
-  jax.tree_util.register_dataclass, data_fields=["length", "group"], meta_fields=["num_gist"]
+  jax.tree_util.register_dataclass,
+  data_fields=["length"],
+  meta_fields=["num_gist", "head", "size"],
 )
 @dataclasses.dataclass(frozen=True)
 class Gist:
@@ -80,33 +92,55 @@ class Gist:
   follows the gist does not see what precedes it. Several queries of one episode stand side by side
   without seeing one another.
 
-      support s s, gist g g, queries q q and r          s s g g q q r
-                                                    s   1 0 0 0 0 0 0
-                                                    s   1 1 0 0 0 0 0
-                                                    g   1 1 1 0 0 0 0
-                                                    g   1 1 1 1 0 0 0
-                                                    q   0 0 1 1 1 0 0
-                                                    q   0 0 1 1 1 1 0
-                                                    r   0 0 1 1 0 0 1
+      support s s, gist g g, queries q q and r r        s s g g q q r r
+                                                    s   1 0 0 0 0 0 0 0
+                                                    s   1 1 0 0 0 0 0 0
+                                                    g   1 1 1 0 0 0 0 0
+                                                    g   1 1 1 1 0 0 0 0
+                                                    q   0 0 1 1 1 0 0 0
+                                                    q   0 0 1 1 1 1 0 0
+                                                    r   0 0 1 1 0 0 1 0
+                                                    r   0 0 1 1 0 0 1 1
 
   Attributes:
     length: [B] int32, real support tokens; the gist tokens stand at length..length+num_gist-1.
-    group: [T] int32, -1 for support and gist (and the padding behind them), else the query's
-      number.
     num_gist: G.
+    head: places for support and gist; the queries begin behind them.
+    size: places of each query.
   """
 
   length: Int[Array, "B"]
-  group: Int[Array, "T"]
   num_gist: int
+  head: int
+  size: int
+
+  def is_gist(self, S: int) -> Bool[Array, "B S"]:
+    """Which keys are gist tokens."""
+    j, start = jnp.arange(S), self.length[:, None]
+    return (j >= start) & (j < start + self.num_gist)
+
+  def sides(
+    self, x: Float[Array, "B 1 _T *rest"]
+  ) -> tuple[Float[Array, "B 1 _ *rest"], Float[Array, "B _M _S *rest"]]:
+    """Queries, keys or values of the support's side, which is causal; and of the queries' side, in
+    rows, each of which is causal and sees the gist in front of it."""
+    head, tail = x[:, :, : self.head], x[:, :, self.head :]
+    return head, tail.reshape(len(x), -1, self.size, *x.shape[3:])
 
   def dense(self, T: int, S: int) -> Bool[Array, "B 1 T S"]:
     i, j = jnp.arange(T)[:, None], jnp.arange(S)[None]
-    length = self.length[:, None, None]
-    is_gist = (j >= length) & (j < length + self.num_gist)
-    same = self.group[:, None] == self.group[None]
-    visible = (j <= i) & (same | ((self.group[:, None] >= 0) & is_gist))
+    query = lambda at: jnp.where(at < self.head, -1, (at - self.head) // self.size)
+    same = query(i) == query(j)
+    visible = (j <= i) & (same | ((query(i) >= 0) & self.is_gist(S)[:, None]))
     return visible[:, None]
 
 
-Mask = Causal | Whole | Cached | Gist
+class Drawn:
+  """A mask that has no description: only the einsum works under it."""
+
+  def dense(self, T: int, S: int) -> Bool[Array, "#B #M T S"]:
+    """Who sees whom."""
+    raise NotImplementedError
+
+
+Mask = Causal | Whole | Cached | Gist | Drawn

@@ -78,10 +78,7 @@ def one_pass(
   before = jnp.arange(head.shape[1]) - support.length[:, None]
   after = jnp.tile(num_gist + jnp.arange(length), num_queries)
   at = jnp.concatenate([before, jnp.broadcast_to(after, (batch, after.size))], 1)
-  group = jnp.concatenate([
-    jnp.full(head.shape[1], -1), jnp.repeat(jnp.arange(num_queries), length)
-  ])
-  mask = masks.Gist(support.length, group, num_gist)
+  mask = masks.Gist(support.length, num_gist, head.shape[1], length)
   y, _ = llama.hidden(x[:, None], at[:, None], mask, update)
   y = y[:, 0, head.shape[1]:].reshape(batch, num_queries, length, -1)
   return llama.logits(jnp.take_along_axis(y, query.target_index[..., None], 2))

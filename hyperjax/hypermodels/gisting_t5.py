@@ -36,7 +36,7 @@ ATTENTION = ("*.*.q", "*.*.k", "*.*.v", "*.*.o")
   jax.tree_util.register_dataclass, data_fields=["length", "start"], meta_fields=["num_gist"]
 )
 @dataclasses.dataclass(frozen=True)
-class EncoderGist(masks.Whole):
+class EncoderGist(masks.Drawn):
   """The encoder's mask: the gist parts what follows it from what precedes it.
 
       support s s, gist g g, query q q        s s g g q q
@@ -53,6 +53,7 @@ class EncoderGist(masks.Whole):
     num_gist: G.
   """
 
+  length: Int[Array, "B M"]
   start: Int[Array, "B M"]
   num_gist: int
 
@@ -61,7 +62,7 @@ class EncoderGist(masks.Whole):
     start = self.start[..., None, None]
     end = start + self.num_gist
     hidden = ((i < start) & (j >= start)) | ((i < end) & (j >= end)) | ((i >= end) & (j < start))
-    return super().dense(T, S) & ~hidden
+    return masks.Whole(self.length).dense(T, S) & ~hidden
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["length", "start"], meta_fields=[])
@@ -76,8 +77,8 @@ class CrossGist(masks.Whole):
 
   start: Int[Array, "B M"]
 
-  def dense(self, T: int, S: int) -> Bool[Array, "B M T S"]:
-    return super().dense(T, S) & (jnp.arange(S) >= self.start[..., None, None])
+  def real(self, S: int) -> Bool[Array, "B M S"]:
+    return super().real(S) & (jnp.arange(S) >= self.start[..., None])
 
 
 def gist_phi(

@@ -99,7 +99,7 @@ class HyperT5Config:
     self._check_vocabulary(downstream)
     if self.source == families.RANDOM:
       return None
-    body = families.abstract(self.architecture, remat=downstream.remat)
+    body = families.abstract(self.architecture, **_manner(downstream))
     leaves = jax.tree.leaves(nnx.state(downstream))
     if not any(isinstance(x, jax.ShapeDtypeStruct) for x in leaves):
       loaded = families.load(
@@ -125,7 +125,7 @@ class HyperT5Config:
     if (body is None) != (self.source == families.RANDOM):
       raise ValueError(f"HyperT5's body comes from {self.source!r}: build takes what load gives")
     if body is None:
-      body = _headless(T5(self.architecture, rngs=rngs, remat=downstream.remat))
+      body = _headless(T5(self.architecture, rngs=rngs, **_manner(downstream)))
     width = self.architecture.d_model
     slots = slots_per_site(spec)
     heads = Heads(self.heads, spec, slots, self.emit.scale, width, rngs=rngs)
@@ -146,6 +146,11 @@ class HyperT5Config:
         f"{type(downstream.config).__name__.removesuffix('Config')}'s, in whose tokens supports "
         "come: its source must be 'random'"
       )
+
+
+def _manner(downstream: Any) -> dict[str, str]:
+  """How the body is computed: as the downstream model is."""
+  return {"remat": downstream.remat, "attention": downstream.attention}
 
 
 def _headless(body: T5) -> T5:

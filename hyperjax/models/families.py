@@ -36,7 +36,8 @@ def of(config: Config) -> Family:
 
 
 def abstract(config: Config, **given: Any) -> Model:
-  """A model with shapes in place of arrays; `dtype`, `remat`, `activations` as the models take."""
+  """A model with shapes in place of arrays; `dtype`, `remat`, `attention`, `activations` as the
+  models take."""
   make = of(config).model
   return nnx.eval_shape(lambda: make(config, rngs=nnx.Rngs(0), **given))
 

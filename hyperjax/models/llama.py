@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from hyperjax.core import attention as attention_lib
 from hyperjax.core import layers, masks, positions, sharding, specs
 from hyperjax.core import phi as phi_lib
 from hyperjax.core.batch import DecoderQuery
@@ -80,7 +81,7 @@ class MLP(nnx.Module):
 class Block(nnx.Module):
   """The blocks' parameters with a leading layer axis; called on one layer's slice by `Llama`."""
 
-  def __init__(self, c: LlamaConfig, *, rngs: nnx.Rngs, dtype):
+  def __init__(self, c: LlamaConfig, *, rngs: nnx.Rngs, dtype, attention: str):
     def make(*axes):
       names, shape = zip(*axes, strict=True)
       fan_in = shape[0] if names[0] != "heads" else shape[0] * shape[1]
@@ -91,7 +92,7 @@ class Block(nnx.Module):
     self.self_norm, self.mlp_norm = norm(), norm()
     self.self = Attention(c, make)
     self.mlp = MLP(c, make)
-    self.scale = c.head_dim**-0.5
+    self.scale, self.kernel = c.head_dim**-0.5, attention
     self.frequencies = nnx.static(
       tuple(positions.rope_frequencies(c.head_dim, c.rope_theta, c.rope_scaling))
     )
@@ -129,7 +130,8 @@ class Block(nnx.Module):
       keys, values, index = cache
       k = jax.lax.dynamic_update_slice_in_dim(keys, k.astype(keys.dtype), index, 2)
       v = jax.lax.dynamic_update_slice_in_dim(values, v.astype(values.dtype), index, 2)
-    y = layers.attend(q, k, v, mask, sub(own, "prefix"), self.scale)
+    prefix = sub(own, "prefix")
+    y = attention_lib.attend(q, k, v, mask, prefix, self.scale, kernel=self.kernel)
     x = x + layers.project(y, self.self.o[...], sub(own, "o"))
     x = sharding.by_episode(x + self.mlp(self.mlp_norm(x), sub(phi, "mlp")))
     return x, (k, v)
@@ -166,6 +168,7 @@ class Llama(nnx.Module):
   Attributes:
     config: the architecture.
     remat: what the backward pass recomputes: 'none', 'dots' (keeps matrix products) or 'full'.
+    attention: the kernel, one of `core.attention.CHOICES`.
     activations: their dtype; that of the embeddings where none is given.
   """
 
@@ -176,14 +179,16 @@ class Llama(nnx.Module):
     rngs: nnx.Rngs,
     dtype: Any = jnp.float32,
     remat: str = "none",
+    attention: str = "auto",
     activations: Any = None,
   ):
     self.config, self.remat = config, layers.check_remat(remat)
+    self.attention = attention_lib.check_name(attention)
     self._activations = activations
     shape = (config.vocab_size, config.d_model)
     draw = lambda s: jax.random.normal(rngs.params(), s, jnp.float32) * s[-1] ** -0.5
     self.embed = nnx.Param(draw(shape).astype(dtype), axes=("vocab", "embed"))
-    self.decoder = Block(config, rngs=rngs, dtype=dtype)
+    self.decoder = Block(config, rngs=rngs, dtype=dtype, attention=attention)
     self.norm = layers.RMSNorm(config.d_model, config.norm_epsilon, dtype=dtype)
     if not config.tie_embeddings:
       self.head = nnx.Param(draw(shape).astype(dtype), axes=("vocab", "embed"))

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from hyperjax.core import attention as attention_lib
 from hyperjax.core import layers, masks, positions, sharding, specs
 from hyperjax.core import phi as phi_lib
 from hyperjax.core.batch import EncoderDecoderQuery
@@ -94,6 +95,8 @@ class T5(nnx.Module):
   Attributes:
     config: the architecture.
     remat: what the backward pass recomputes: 'none', 'dots' (keeps matrix products) or 'full'.
+    attention: the kernel, one of `core.attention.CHOICES`; self-attention has a bias, which only
+      the einsum knows.
     activations: their dtype; that of the embeddings where none is given.
   """
 
@@ -104,9 +107,11 @@ class T5(nnx.Module):
     rngs: nnx.Rngs,
     dtype: Any = jnp.float32,
     remat: str = "none",
+    attention: str = "auto",
     activations: Any = None,
   ):
     self.config, self.remat = config, layers.check_remat(remat)
+    self.attention = attention_lib.check_name(attention)
     self._activations = activations
     normal = lambda shape, std: jax.random.normal(rngs.params(), shape, jnp.float32) * std
 
@@ -117,7 +122,7 @@ class T5(nnx.Module):
         value = normal((num_layers, *shape), std or fan_in**-0.5).astype(dtype)
         return nnx.Param(value, axes=("layers", *names))
 
-      return block(config, make, lambda: norm((num_layers,)))
+      return block(config, make, lambda: norm((num_layers,)), attention)
 
     def norm(lead=()):
       return layers.RMSNorm(config.d_model, config.norm_epsilon, dtype=dtype, lead=lead)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from hyperjax.core import layers, masks, positions, sharding
+from hyperjax.core import attention, layers, masks, positions, sharding
 from hyperjax.core.phi import Phi, sub
 
 KeyValue = tuple[Array, Array]
@@ -21,12 +21,13 @@ ACTIVATIONS = {"relu": jax.nn.relu, "gated-gelu": lambda x: jax.nn.gelu(x, appro
 class Attention(nnx.Module):
   """One attention of every block; scores are not divided by sqrt(H)."""
 
-  def __init__(self, c: Any, make):
+  def __init__(self, c: Any, make, kernel: str):
     embed, heads, head_dim = ("embed", c.d_model), ("heads", c.num_heads), ("head_dim", c.head_dim)
     self.q = make(embed, heads, head_dim, std=(c.d_model * c.head_dim) ** -0.5)
     self.k = make(embed, heads, head_dim)
     self.v = make(embed, heads, head_dim)
     self.o = make(heads, head_dim, embed)
+    self.kernel = kernel
 
   def read(self, x: Float[Array, "B M S D"], phi: Phi | None) -> KeyValue:
     """Keys and values [B, M, S, N, H] of what is attended to."""
@@ -37,7 +38,7 @@ class Attention(nnx.Module):
 
   def __call__(self, x, kv: KeyValue, mask: masks.Mask, phi: Phi | None, bias=None):
     q = layers.project(x, self.q[...], sub(phi, "q"))
-    y = layers.attend(q, *kv, mask, sub(phi, "prefix"), bias=bias)
+    y = attention.attend(q, *kv, mask, sub(phi, "prefix"), bias=bias, kernel=self.kernel)
     return layers.project(y, self.o[...], sub(phi, "o"))
 
 
@@ -66,8 +67,8 @@ class MLP(nnx.Module):
 class EncoderBlock(nnx.Module):
   """The encoder blocks' parameters with a leading layer axis; called on one layer's slice."""
 
-  def __init__(self, c: Any, make, norm):
-    self.self_norm, self.self = norm(), Attention(c, make)
+  def __init__(self, c: Any, make, norm, kernel: str):
+    self.self_norm, self.self = norm(), Attention(c, make, kernel)
     self.mlp_norm, self.mlp = norm(), MLP(c, make)
 
   def __call__(
@@ -98,9 +99,9 @@ class EncoderBlock(nnx.Module):
 class DecoderBlock(nnx.Module):
   """The decoder blocks' parameters with a leading layer axis; called on one layer's slice."""
 
-  def __init__(self, c: Any, make, norm):
-    self.self_norm, self.self = norm(), Attention(c, make)
-    self.cross_norm, self.cross = norm(), Attention(c, make)
+  def __init__(self, c: Any, make, norm, kernel: str):
+    self.self_norm, self.self = norm(), Attention(c, make, kernel)
+    self.cross_norm, self.cross = norm(), Attention(c, make, kernel)
     self.mlp_norm, self.mlp = norm(), MLP(c, make)
 
   def __call__(

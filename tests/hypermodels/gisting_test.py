@@ -9,6 +9,7 @@ from hyperjax.core import phi as phi_lib
 from hyperjax.core.batch import Support
 from hyperjax.hypermodels.gisting import one_pass
 from hyperjax.hypermodels.hyperllama import behind_sink, gist_prefix
+from tests.core.attention.rows import interpreted
 from tests.models import tiny
 
 LENGTHS = (6, 1, 3)
@@ -52,6 +53,21 @@ def test_one_pass_equals_two(x64, lora):
   for a, b in zip(jax.tree.leaves(one_grads), jax.tree.leaves(two_grads), strict=True):
     assert np.abs(b).max() > 1e-2
     np.testing.assert_allclose(a, b, atol=1e-9, rtol=1e-9)
+
+
+def test_one_pass_under_splash_attention_is_that_under_the_einsum(monkeypatch):
+  interpreted(monkeypatch)
+  support, query = tiny.support(*LENGTHS), tiny.query(3, 2, 5)
+  gist = jnp.asarray(np.random.default_rng(7).standard_normal((4, 32)), jnp.float32)
+
+  def run(attention):
+    llama = tiny.llama(attention=attention)
+    total = lambda gist: (one_pass(llama, support, query, gist) ** 2).mean()
+    return jax.jit(jax.value_and_grad(total))(gist)
+
+  (ours, grads), (theirs, wanted) = run("splash"), run("einsum")
+  np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+  np.testing.assert_allclose(grads, wanted, rtol=1e-4, atol=1e-6)
 
 
 def test_the_support_reaches_the_queries_only_through_the_gist(x64):

@@ -23,10 +23,11 @@ ALL = (PREFIX, *SITES)
 
 
 @functools.cache
-def llama(dtype=jnp.float32, *, seed=0, remat="none", **changes) -> Llama:
+def llama(dtype=jnp.float32, *, seed=0, remat="none", attention="auto", **changes) -> Llama:
   """The model, drawn by NumPy: a program compiled for every drawn array would take seconds."""
   config = dataclasses.replace(CONFIG, **changes)
-  abstract = nnx.eval_shape(lambda: Llama(config, rngs=nnx.Rngs(0), remat=remat))
+  make = lambda: Llama(config, rngs=nnx.Rngs(0), remat=remat, attention=attention)
+  abstract = nnx.eval_shape(make)
   graph, params = nnx.split(abstract)
   rng = np.random.default_rng(seed)
 

@@ -27,11 +27,13 @@ ALL = (PROMPT_SITE, *PREFIX_SITES, *LOW_RANK)
 
 
 @functools.cache
-def t5(dtype=jnp.float32, *, config=CONFIG, seed=0, remat="none", **changes) -> T5:
+def t5(
+  dtype=jnp.float32, *, config=CONFIG, seed=0, remat="none", attention="auto", **changes
+) -> T5:
   """The model, drawn by NumPy at the scales of its own initialisation: a program compiled for every
   drawn array would take seconds."""
   config = dataclasses.replace(config, **changes)
-  graph, params = nnx.split(families.abstract(config, remat=remat))
+  graph, params = nnx.split(families.abstract(config, remat=remat, attention=attention))
   rng = np.random.default_rng(seed)
 
   def draw(path, leaf):

@@ -88,6 +88,15 @@ def test_both_passes_share_a_gather_of_each_layers_weights(trained):
   assert found["fsdp"]["gathers"] == 2 * 2  # gate and up have one shape
 
 
+def test_splash_attention_on_a_mesh_is_the_einsum():
+  """Output, and gradients of all that it takes; each device has its own episodes and heads."""
+  found, _ = finished(started(8, "attend"))
+  for mesh in ("all", "tensor"):
+    far = found[mesh]["far"]
+    assert len(far) == 6 and max(far) < 1e-5, found
+  assert found["all"]["out"] == [1, 2, 9, 4, 8] and found["tensor"]["out"] == [2, 2, 9, 2, 8]
+
+
 def test_a_batch_is_put_together_from_the_rows_of_each_process():
   with socket.socket() as s:
     s.bind(("localhost", 0))

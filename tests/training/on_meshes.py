@@ -1,12 +1,14 @@
 """Programs that `meshes_test` runs with virtual devices, which jax counts only once in a process:
 
     on_meshes train FOLDER         trains a tiny HyperLlama on several meshes of 8 devices
+    on_meshes attend               works off splash attention on meshes of 8 devices
     on_meshes batch PORT PROCESS   one of two processes with 4 devices each
 
 Each prints JSON of what came out.
 """
 
 import contextlib
+import functools
 import json
 import math
 import re
@@ -19,16 +21,20 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from hyperjax import runs
-from hyperjax.core import sharding
+from hyperjax.core import attention, masks, sharding
+from hyperjax.core.attention import devices, splash
+from hyperjax.core.phi import Prefix
 from hyperjax.hypermodels.hyperllama import GistConfig, HyperLlamaConfig
 from hyperjax.models import families, tensor_files
 from hyperjax.training import step
 from hyperjax.training.optimizers import AdamW, Schedule
+from tests.core.attention.rows import random
 from tests.models import tiny
 
 STEPS = 20
 LENGTHS = (5, 2, 4, 3, 5, 1, 2, 4)
 MESHES = {"one": (1, 1, 1), "data": (8, 1, 1), "fsdp": (1, 8, 1), "all": (2, 2, 2)}
+TENSOR = (1, 2, 4)  # more devices than heads of keys and values
 MARK = "-- what follows cannot be moved in one step --"
 
 
@@ -106,6 +112,35 @@ def train_all(folder) -> None:
   print(json.dumps(out))
 
 
+def attend_all() -> None:
+  """Splash attention on each mesh by Pallas' interpreter, and how far the einsum is from it: 2
+  queries of 4 episodes behind one prefix for all, 8 heads, 2 of keys and values."""
+  attention.KERNELS["splash"] = functools.partial(splash.attend, interpret=True)
+  own, front = (4, 2, 9, 2, 8), (1, 5, 2, 8)
+  shapes = {"q": (4, 2, 9, 8, 8), "k": own, "v": own, "front_k": front, "front_v": front}
+  arrays = {name: random(seed, *shape) for seed, (name, shape) in enumerate(shapes.items())}
+  axes = {name: devices.AXES[name] for name in shapes}
+  weights = random(5, *shapes["q"])
+
+  def total(kernel, arrays):
+    q, k, v, *front = (arrays[name] for name in shapes)
+    prefix = Prefix(*front, jnp.asarray([3]))
+    out = attention.attend(q, k, v, masks.Causal(), prefix, 0.6, kernel=kernel)
+    return (out * weights).sum(), out
+
+  run = lambda kernel: jax.jit(jax.grad(functools.partial(total, kernel), has_aux=True))
+  wanted, found = run("einsum")(arrays), {}
+  for name, sizes in (("all", MESHES["all"]), ("tensor", TENSOR)):
+    mesh = sharding.MeshConfig(*sizes).build()
+    placed = sharding.place(arrays, axes, mesh)
+    with jax.set_mesh(mesh):
+      ours = run("splash")(placed)
+    far = lambda a, b: float(np.abs(np.asarray(a) - np.asarray(b)).max())
+    far = jax.tree.leaves(jax.tree.map(far, ours, wanted))
+    found[name] = {"far": far, "out": shard(ours[1])}
+  print(json.dumps(found))
+
+
 def batch(port: str, process: str) -> None:
   """One of two processes with 4 devices each puts its rows of a batch in."""
   jax.distributed.initialize(f"localhost:{port}", 2, int(process))
@@ -122,5 +157,6 @@ def batch(port: str, process: str) -> None:
 
 
 if __name__ == "__main__":
-  jax.config.update("jax_enable_x64", True)
-  {"train": train_all, "batch": batch}[sys.argv[1]](*sys.argv[2:])
+  program, *given = sys.argv[1:]
+  jax.config.update("jax_enable_x64", program != "attend")
+  {"train": train_all, "attend": attend_all, "batch": batch}[program](*given)
