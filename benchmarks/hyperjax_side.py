@@ -103,9 +103,9 @@ class Maker:
   make: str
   given: Mapping[str, Any]
 
-  def contestant(self, cost: float, method: str = "", **more: Any) -> Contestant:
-    """With the cost of a token, and the rest of the arguments."""
-    name = " ".join(filter(None, [self.side, self.dtype, method]))
+  def contestant(self, cost: float, label: str = "", **more: Any) -> Contestant:
+    """With the cost of a token, what to add to its name, and the rest of the arguments."""
+    name = " ".join(filter(None, [self.side, self.dtype, label]))
     return Contestant(name, self.make, {**self.given, **more}, cost)
 
 
