@@ -62,7 +62,7 @@ test: lint $(TPU_INSTALLED)
 
 # Minutes for each; what is finished is not compiled again while its program is the same.
 compile-check: $(INSTALLED) $(TPU_INSTALLED)
-	PYTHONPATH=$(abspath $(TPU)) $(BIN)/python benchmarks/compile_check.py
+	PYTHONPATH=$(abspath $(TPU)) $(BIN)/python -m benchmarks.compile_check
 
 # Every step goes on where it was stopped, so the same command may be given again.
 # Large pages: less of a training step on a CPU goes to page faults (benchmarks/train_step.py).

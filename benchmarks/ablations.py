@@ -1,7 +1,7 @@
 """What carries HyperLlama towards in-context reading: one training run per variant and seed, then
 one report of all of them on the held-out tasks, with curves over training.
 
-    python benchmarks/ablations.py --fewshot_dir fewshot_tasks --out runs/ablations
+    python -m benchmarks.ablations --fewshot_dir fewshot_tasks --out runs/ablations
 
 Resumable: runs and answers that are finished are kept, an interrupted run goes on. Each variant
 changes one thing of `base`, which is examples/fewshot_tasks.gin with small batches; `longer` has
@@ -12,7 +12,7 @@ import argparse
 import pathlib
 import sys
 
-import commands
+from benchmarks import commands
 
 EXAMPLE = "examples/fewshot_tasks.gin"
 VARIANTS = {

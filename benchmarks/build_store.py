@@ -1,7 +1,7 @@
 """How fast a token store is built, and how fast batches are read from it.
 
-    python benchmarks/build_store.py --examples 1000000
-    python benchmarks/build_store.py --examples 50000 --documents
+    python -m benchmarks.build_store --examples 1000000
+    python -m benchmarks.build_store --examples 50000 --documents
 
 An example is a made-up line of words, about 30 tokens long with its answer; a document has about
 600 tokens. The store is written into a temporary folder. Batches are counted as the loader gives

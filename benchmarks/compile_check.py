@@ -1,9 +1,9 @@
 """Compiles training steps for TPU pods, without one, and compares what they need with what is
 recorded in compile_check.json: bytes of memory and of collectives, products, kernels.
 
-    python benchmarks/compile_check.py                        # all, some minutes each
-    python benchmarks/compile_check.py --only NAME [NAME ...]
-    python benchmarks/compile_check.py --record               # what is found is right from now on
+    python -m benchmarks.compile_check                        # all, some minutes each
+    python -m benchmarks.compile_check --only NAME [NAME ...]
+    python -m benchmarks.compile_check --record               # what is found is right from now on
 
 The compiler is deterministic: with the versions that are recorded a difference has its cause in
 hyperjax, and the exit status is 1. With other versions differences are printed only. What is

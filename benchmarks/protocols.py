@@ -1,7 +1,7 @@
 """Real task files by the protocols of the papers' data sets: HyperLlama on SmolLM2-135M beside
 zero-shot and in-context, on Super-NaturalInstructions' files and on symbols as labels.
 
-    python benchmarks/protocols.py --fewshot_dir fewshot_tasks --ni_dir natural_instructions \\
+    python -m benchmarks.protocols --fewshot_dir fewshot_tasks --ni_dir natural_instructions \\
       --out runs/protocols
 
 Trains `examples/instructions.gin`, evaluates its held-out task files (MMLU subjects and COPA by
@@ -14,7 +14,7 @@ import argparse
 import pathlib
 import sys
 
-import commands
+from benchmarks import commands
 
 # The front of the names of those that are scored by ranking their options.
 RANKED = {

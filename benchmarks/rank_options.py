@@ -1,6 +1,6 @@
 """How long ranking options takes, beside the same number of tokens in one large batch.
 
-    python benchmarks/rank_options.py --gin_file=models/smollm2_135m.gin \\
+    python -m benchmarks.rank_options --gin_file=models/smollm2_135m.gin \\
       --gin_file=systems/hyperllama.gin --gin_file=data/lexical.gin --gin_file=runs/mtf.gin
 
 Made-up queries of 20 to 60 tokens with 2 to 5 options of 1 to 6 tokens, all mixed, as `hyperjax
@@ -18,9 +18,11 @@ from collections import Counter
 import jax
 import numpy as np
 from flax import nnx
-from train_step import best, make_batch
 
-from hyperjax import answers, launch, runs
+from benchmarks.beside import best
+from benchmarks.hyperjax_side import configured, encode, make_batch
+from benchmarks.work import Shape
+from hyperjax import answers, runs
 from hyperjax.data import continuations, eval_sets, loader
 from hyperjax.data.episodes import Episode, Query
 from hyperjax.data.layouts import DECODER
@@ -97,14 +99,10 @@ def compile_all(method, group, size: int, phi, episodes) -> None:
 
 def main() -> int:
   args = parser().parse_args()
-  given = launch.arguments(
-    args.gin_file, "hyperjax.train", "train",
-    bindings=["MODEL_DIR='none'", "DATA_DIR='none'", "TRAIN_STEPS=1000", *args.gin,
-              "MODEL_SOURCE='random'"],
-  )  # fmt: skip
+  given = configured(args.gin_file, args.gin)
   downstream, _ = given["model"].load()
   vocabulary = given["model"].architecture.vocab_size
-  parts = runs.build_parts(given["hypermodel"], downstream, lambda text: [0], 0)
+  parts = runs.build_parts(given["hypermodel"], downstream, encode, 0)
   system = nnx.merge(parts.graph, parts.trained, parts.frozen)
   method = answers.Method(system.producer, system.downstream, "")
   episodes = make_episodes(args.options, args.num_queries, vocabulary)
@@ -116,9 +114,11 @@ def main() -> int:
   tokens = sum(DECODER.length(len(q.input), len(ids)) for q, ids in texts)
   target = round(sum(len(ids) for _, ids in texts) / len(texts))
   query = round(tokens / len(texts))
-  batch = make_batch(args.large, (group.shape.support, args.num_queries, query, target), vocabulary)
+  shape = Shape(args.large, group.shape.support, args.num_queries, query, target)
+  batch = make_batch(shape, vocabulary)
   phi = scoring.produce(method.producer, method.downstream, batch.support)
-  one = best(lambda: scoring.teacher_forced(method.downstream, phi, batch)[0], repeats=3)
+  score = lambda: scoring.teacher_forced(method.downstream, phi, batch)[0]
+  one = best(lambda: jax.block_until_ready(score()), repeats=3)
   large = one * tokens / (args.large * args.num_queries * query)
   print(json.dumps({
     "device": jax.devices()[0].device_kind, "options": len(texts), "tokens": tokens,

@@ -1,7 +1,7 @@
 """Every system and baseline on SmolLM2-135M and the held-out function-vectors tasks: one table, and
 the figure of tuning from random, shared and generated starts.
 
-    python benchmarks/smollm2_table.py --fewshot_dir fewshot_tasks --text_dir my_texts \\
+    python -m benchmarks.smollm2_table --fewshot_dir fewshot_tasks --text_dir my_texts \\
       --out runs/smollm2_table
 
 Multi-task systems all train for `--steps` optimizer steps of the same batches. HyperLlama with
@@ -14,8 +14,7 @@ import json
 import pathlib
 import sys
 
-import commands
-
+from benchmarks import commands
 from hyperjax import launch
 
 MODEL = "models/smollm2_135m.gin"

@@ -1,6 +1,6 @@
 """HyperT5 in a controlled experiment without a pretrained T5, on 2 cores.
 
-    python benchmarks/tiny_t5.py --text_dir my_texts --out runs/tiny_t5 --jobs 2
+    python -m benchmarks.tiny_t5 --text_dir my_texts --out runs/tiny_t5 --jobs 2
 
 A tiny byte-level T5 learns to read rules from examples (full attention over the support) and is
 then frozen. HyperT5-Prefix and HyperT5-LoRA, whose bodies start as that T5, learn to put the same
@@ -23,10 +23,10 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import commands
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from benchmarks import commands
 from hyperjax import launch
 from hyperjax.tasks import rules
 

@@ -1,30 +1,23 @@
 """The benchmarks: `hyperjax train` accepts every training run of theirs; one runs as a whole."""
 
-import importlib.util
+import importlib
 import itertools
 import json
 import math
 import os
-import sys
 import threading
 
 import pytest
 
+from benchmarks import tiny_t5
 from hyperjax import convert, evaluate, launch, runs, train
-from tests import tiny as tiny_lib
-
-sys.path.append(str(tiny_lib.ROOT / "benchmarks"))  # as of a script that is run there
 
 
 def load(name: str):
-  """A script of benchmarks/ as a module."""
-  spec = importlib.util.spec_from_file_location(name, tiny_lib.ROOT / "benchmarks" / f"{name}.py")
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module
+  """A module of benchmarks/."""
+  return importlib.import_module(f"benchmarks.{name}")
 
 
-tiny_t5 = load("tiny_t5")
 FUNCTIONS = {
   "hyperjax.train": "train", "hyperjax.evaluate": "evaluate", "hyperjax.tune": "tune",
 }
@@ -198,7 +191,7 @@ def test_a_t5_that_does_not_read_its_support_ends_it(tmp_path, monkeypatch, caps
 def test_the_help_teaches(capsys):
   with pytest.raises(SystemExit):
     tiny_t5.parser().parse_args(["--help"])
-  assert "python benchmarks/tiny_t5.py --text_dir my_texts --out" in capsys.readouterr().out
+  assert "python -m benchmarks.tiny_t5 --text_dir my_texts --out" in capsys.readouterr().out
 
 
 def test_the_whole_experiment_runs_and_resumes(tmp_path, monkeypatch, capsys):
