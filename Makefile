@@ -1,5 +1,6 @@
 # make quickstart   install, train on the embedded model and tasks, evaluate, adapt, predict
 # make test         install, lint, and run every test
+# make test-pods    the tests of many processes that take long: meshes, faults
 # make install      only install; also: make lint, make clean
 # Another interpreter or place: make install PYTHON=python3.12 VENV=.venv312
 
@@ -15,10 +16,10 @@ MODEL_INSTALLED := $(VENV)/.model-installed
 TEST_INSTALLED := $(VENV)/.test-installed
 
 .DELETE_ON_ERROR:
-.PHONY: help install install-test test lint quickstart clean
+.PHONY: help install install-test test test-pods lint quickstart clean
 
 help:
-	@sed -n '1,4s/^# //p' Makefile
+	@sed -n '1,5s/^# //p' Makefile
 
 install: $(INSTALLED) $(MODEL_INSTALLED)
 
@@ -50,6 +51,9 @@ lint: install-test
 # Two processes, a file of tests in each: compiling, which takes most of the time, uses one core.
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-pods: install-test
+	$(BIN)/python -m pytest -m pods
 
 # Every step goes on where it was stopped, so the same command may be given again.
 # Large pages: less of a training step on a CPU goes to page faults (benchmarks/train_step.py).

@@ -63,6 +63,7 @@ class Bucket:
 
 class _Handler(http.server.BaseHTTPRequestHandler):
   protocol_version = "HTTP/1.1"
+  wbufsize = -1  # head and body in one packet: between two the clients' acknowledgement is awaited
   bucket: Bucket
 
   def log_message(self, *_) -> None:

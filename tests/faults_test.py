@@ -5,6 +5,7 @@ import shutil
 import signal
 import time
 
+import numpy as np
 import pytest
 
 from tests import several
@@ -14,54 +15,50 @@ from tests.several import Layout
 from tests.training.checkpoints_test import flip, longest_file
 
 tiny = tiny_lib.fixture
-FOUR = Layout(4, 1, (1, 2, 2))
-MACROS = {"TRAIN_STEPS": 150, "BATCH_SIZE": 4, "MAX_BUCKETS": 1, "CHECKPOINT_PERIOD": 20}
+FOUR, ALONE = Layout(4, 1, (1, 2, 2)), Layout(1, 4, (1, 2, 2))
+MACROS = {"TRAIN_STEPS": 24, "BATCH_SIZE": 4, "MAX_BUCKETS": 1, "CHECKPOINT_PERIOD": 5,
+          "DTYPE": "float64"}  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def starter(tiny, tmp_path_factory):
-  with several.starting(tiny, tmp_path_factory.mktemp("logs")) as starter:
-    yield starter
-
-
-@pytest.fixture(scope="module")
-def undisturbed(starter, tmp_path_factory):
-  """The folder of a run that nothing happens to."""
-  folder = tmp_path_factory.mktemp("undisturbed")
-  run = starter.start(folder, FOUR, **MACROS)
-  assert starter.statuses(run) == [0] * 4, run.text()
-  return folder
-
-
-def wait_for_step(folder, step: int, starter, run) -> None:
+def wait_until(condition, starter, run) -> None:
   end = time.monotonic() + several.TIMEOUT
-  while len(steps_of(folder)) < step:
+  while not condition():
     assert time.monotonic() < end and starter.statuses(run, 0) == [None] * 4, run.text()
     time.sleep(0.01)
 
 
-def test_four_processes_survive_a_preemption_and_a_kill(undisturbed, starter, tmp_path):
-  folder = tmp_path / "run"
-  run = starter.start(folder, FOUR, **MACROS)
-  wait_for_step(folder, 5, starter, run)
-  for pid in run.pids:
-    os.kill(pid, signal.SIGTERM)
-  assert starter.statuses(run, 30) == [75] * 4, run.text()
-  done = len(steps_of(folder))
-  assert run.text().count(f"stopped by SIGTERM after step {done}; state is saved in {folder}") == 4
-  assert (folder / "checkpoints" / str(done)).is_dir()
+@pytest.mark.pods
+def test_four_processes_survive_a_kill_and_a_preemption(tiny, tmp_path):
+  """In the end one process with four devices goes on; and nothing of all that is seen."""
+  folder, undisturbed = tmp_path / "run", tmp_path / "undisturbed"
+  (tmp_path / "logs").mkdir()
+  with several.starting(tiny, tmp_path / "logs") as starter:
+    run = starter.start(folder, FOUR, **MACROS)
+    saved = folder / "checkpoints" / "5"
+    wait_until(lambda: saved.is_dir() and len(steps_of(folder)) > 5, starter, run)
+    os.kill(run.pids[-1], signal.SIGKILL)
+    *others, killed = starter.statuses(run, 60)
+    assert killed == -signal.SIGKILL and None not in others and 0 not in others, run.text()
 
-  run = starter.start(folder, FOUR, **MACROS)
-  wait_for_step(folder, done + 30, starter, run)
-  os.kill(run.pids[-1], signal.SIGKILL)
-  *others, killed = starter.statuses(run, 60)
-  assert killed == -signal.SIGKILL and None not in others and 0 not in others, run.text()
+    run = starter.start(folder, FOUR, **MACROS)
+    wait_until(lambda: len(steps_of(folder)) > 11, starter, run)
+    for pid in run.pids:
+      os.kill(pid, signal.SIGTERM)
+    assert starter.statuses(run, 30) == [75] * 4, run.text()
+    done = len(steps_of(folder))
+    stopped = f"stopped by SIGTERM after step {done}; state is saved in {folder}"
+    assert run.text().count(stopped) == 4 and done < MACROS["TRAIN_STEPS"]
 
-  run = starter.start(folder, FOUR, **MACROS)
-  assert starter.statuses(run) == [0] * 4, run.text()
-  assert f"resuming {folder} at step " in run.logs[0].read_text()
-  tiny_lib.assert_same(folder, undisturbed)
-  assert log_of(folder) == log_of(undisturbed)
+    ends = [starter.start(path, ALONE, **MACROS) for path in (folder, undisturbed)]
+    assert [starter.statuses(run) for run in ends] == [[0], [0]], ends[0].text() + ends[1].text()
+  assert f"resuming {folder} at step {done} of 24" in ends[0].text()
+  left, right = log_of(folder), log_of(undisturbed)
+  assert [line["step"] for line in left] == list(range(1, 25))
+  np.testing.assert_allclose([x["loss"] for x in left], [x["loss"] for x in right], atol=1e-9)
+  left, right = tiny_lib.saved(folder), tiny_lib.saved(undisturbed)
+  assert left.keys() == right.keys()
+  for name in left:
+    np.testing.assert_allclose(left[name], right[name], rtol=1e-6, atol=1e-9, err_msg=name)
 
 
 def test_a_damaged_checkpoint_stops_the_run_until_it_is_told_to_go_back(tiny, tmp_path, capsys):

@@ -1,4 +1,8 @@
-"""The same gin files on one device, on meshes of eight devices, and in two and four processes."""
+"""The same gin files on one device, on meshes of eight devices, and in two and four processes.
+
+Each process compiles for itself, which takes a slow core ten seconds. So the whole matrix is for
+`make test-pods`, and the first test, which is run always, is a part of it.
+"""
 
 import shutil
 
@@ -30,20 +34,43 @@ def losses(folder) -> list[float]:
 
 
 def trained(starter, folders, **macros) -> None:
-  """Trains on every layout, all at once; checks how they end and what they say."""
+  """Trains in {layout: folder}, all at once; checks how they end and what they say."""
   started = {
-    name: starter.start(folders[name], layout, **MACROS, **macros)
-    for name, layout in LAYOUTS.items()
+    name: starter.start(folder, LAYOUTS[name], **MACROS, **macros)
+    for name, folder in folders.items()
   }
   for name, run in started.items():
     assert set(starter.statuses(run)) == {0}, f"{name}: {run.text()}"
     assert INVOLUNTARY not in run.text(), name
 
 
+def go_on(before, folder) -> None:
+  """Makes a run's folder that has only what another has saved half way."""
+  saved = f"checkpoints/{HALF}"
+  shutil.copytree(before / saved, folder / saved)
+
+
+def assert_same(folder, one, first: int = 0) -> None:
+  np.testing.assert_allclose(
+    losses(folder), losses(one)[first:], atol=1e-9, rtol=0, err_msg=folder.name
+  )
+
+
 @pytest.fixture(scope="module")
 def starter(tiny, tmp_path_factory):
   with several.starting(tiny, tmp_path_factory.mktemp("logs")) as starter:
     yield starter
+
+
+def test_a_run_of_one_device_goes_on_from_eight_to_two_processes(starter, tmp_path):
+  folders = {name: tmp_path / name for name in ("one", "all", "two")}
+  trained(starter, {name: folders[name] for name in ("one", "all")}, DTYPE="float64")
+  one = losses(folders["one"])
+  assert len(one) == STEPS and one[-1] < one[0] - 1
+  assert_same(folders["all"], folders["one"])
+  go_on(folders["all"], folders["two"])
+  trained(starter, {"two": folders["two"]}, DTYPE="float64")
+  assert_same(folders["two"], folders["one"], HALF)
 
 
 @pytest.fixture(scope="module")
@@ -55,33 +82,30 @@ def wide(starter, tmp_path_factory):
   return folders
 
 
+@pytest.mark.pods
 def test_in_float64_the_losses_are_the_same(wide):
-  one = losses(wide["one"])
-  assert len(one) == STEPS and one[-1] < one[0] - 1
-  for name, folder in wide.items():
-    np.testing.assert_allclose(losses(folder), one, atol=1e-9, rtol=0, err_msg=name)
+  for folder in wide.values():
+    assert_same(folder, wide["one"])
 
 
+@pytest.mark.pods
 def test_a_checkpoint_moves_between_all_of_them(wide, starter, tmp_path):
   """Each goes on from what the one before it in a circle has saved half way."""
   folders, names = {name: tmp_path / name for name in LAYOUTS}, [*LAYOUTS]
   for before, name in zip([names[-1], *names], names, strict=False):
-    saved = f"checkpoints/{HALF}"
-    shutil.copytree(wide[before] / saved, folders[name] / saved)
+    go_on(wide[before], folders[name])
   trained(starter, folders, DTYPE="float64")
-  for name, folder in folders.items():
-    np.testing.assert_allclose(
-      losses(folder), losses(wide["one"])[HALF:], atol=1e-9, rtol=0, err_msg=name
-    )
+  for folder in folders.values():
+    assert_same(folder, wide["one"], HALF)
 
 
-def test_in_float32_the_first_losses_are_the_same(starter, tmp_path, record_property, capsys):
+@pytest.mark.pods
+def test_in_float32_the_first_losses_are_the_same(starter, tmp_path, capsys):
   folders = {name: tmp_path / name for name in LAYOUTS}
   trained(starter, folders)
   found = np.array([losses(folder) for folder in folders.values()])
-  np.testing.assert_allclose(found[:, :3], found[:1, :3].repeat(len(found), 0), atol=1e-5, rtol=0)
-  drift = np.abs(found - found[0]).max(1)
-  report = ", ".join(f"{name} {most:.1e}" for name, most in zip(folders, drift, strict=True))
-  record_property("drift", report)
+  apart = np.abs(found - found[0])
+  assert apart[:, :3].max() < 1e-5
+  drift = ", ".join(f"{name} {most:.1e}" for name, most in zip(folders, apart.max(1), strict=True))
   with capsys.disabled():
-    print(f"\nfloat32, the largest difference from one device's loss in {STEPS} steps: {report}")
+    print(f"\nfloat32, the largest difference from one device's loss in {STEPS} steps: {drift}")
