@@ -62,13 +62,13 @@ def starter(tiny, tmp_path_factory):
     yield starter
 
 
-def test_a_run_of_one_device_goes_on_from_eight_to_two_processes(starter, tmp_path):
-  folders = {name: tmp_path / name for name in ("one", "all", "two")}
-  trained(starter, {name: folders[name] for name in ("one", "all")}, DTYPE="float64")
+def test_eight_devices_are_as_one_and_two_processes_go_on(starter, tmp_path):
+  folders = {name: tmp_path / name for name in ("one", "fsdp", "two")}
+  trained(starter, {name: folders[name] for name in ("one", "fsdp")}, DTYPE="float64")
   one = losses(folders["one"])
   assert len(one) == STEPS and one[-1] < one[0] - 1
-  assert_same(folders["all"], folders["one"])
-  go_on(folders["all"], folders["two"])
+  assert_same(folders["fsdp"], folders["one"])
+  go_on(folders["fsdp"], folders["two"])
   trained(starter, {"two": folders["two"]}, DTYPE="float64")
   assert_same(folders["two"], folders["one"], HALF)
 
