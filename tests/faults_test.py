@@ -1,5 +1,6 @@
 """Four real processes of one run: stopped together, one killed, started again; and full disks."""
 
+import json
 import os
 import shutil
 import signal
@@ -55,10 +56,12 @@ def test_four_processes_survive_a_kill_and_a_preemption(tiny, tmp_path):
   left, right = log_of(folder), log_of(undisturbed)
   assert [line["step"] for line in left] == list(range(1, 25))
   np.testing.assert_allclose([x["loss"] for x in left], [x["loss"] for x in right], atol=1e-9)
-  left, right = tiny_lib.saved(folder), tiny_lib.saved(undisturbed)
-  assert left.keys() == right.keys()
-  for name in left:
-    np.testing.assert_allclose(left[name], right[name], rtol=1e-6, atol=1e-9, err_msg=name)
+  # Of every parameter and moment; bit for bit, since sums over two devices have no order.
+  left, right = (
+    json.loads((path / "checkpoints" / "24" / "about" / "metadata").read_text())["checksums"]
+    for path in (folder, undisturbed)
+  )
+  assert left == right and len(left) > 20
 
 
 def test_a_damaged_checkpoint_stops_the_run_until_it_is_told_to_go_back(tiny, tmp_path, capsys):
@@ -78,12 +81,12 @@ def test_a_damaged_checkpoint_stops_the_run_until_it_is_told_to_go_back(tiny, tm
 
 
 def test_a_full_disk_ends_the_run_with_a_message(tiny, tmp_path, capsys):
-  folder = tmp_path / "run"
-  assert tiny.train(folder, TRAIN_STEPS=3) == 0
+  folder, macros = tmp_path / "run", {"LORA_RANK": 8, "TRAIN_STEPS": 9}
+  assert tiny.train(folder, **{**macros, "TRAIN_STEPS": 3}) == 0
   capsys.readouterr()
-  with longest_file(12_000):  # configuration and metrics fit, the optimizer's state does not
-    message = tiny_lib.refused(capsys, tiny.train(folder), code=1)
+  with longest_file(12_000):  # configuration and metrics fit, the parameters do not
+    message = tiny_lib.refused(capsys, tiny.train(folder, **macros), code=1)
   assert message.startswith(f"a checkpoint could not be written to {folder}/checkpoints (")
   assert "the newest whole one is of step 3" in message
-  assert tiny.train(folder) == 0
-  tiny_lib.assert_same(folder, tiny.run)
+  assert tiny.train(folder, **macros) == 0
+  assert f"resuming {folder} at step 3 of 9" in capsys.readouterr().out

@@ -1,6 +1,7 @@
 """Checkpoints on disk: what comes back, what is refused, what half-written and damaged ones are."""
 
 import contextlib
+import json
 import resource
 import shutil
 
@@ -153,24 +154,34 @@ def test_an_optimizer_of_another_kind_is_refused(folder):
   checkpoints.close()
 
 
-def largest(folder):
-  return max((file for file in folder.rglob("*") if file.is_file()), key=lambda f: f.stat().st_size)
+def numbers(step):
+  """The file with most of the parameters."""
+  return max((step / "trained" / "d").iterdir(), key=lambda file: file.stat().st_size)
 
 
 def cut(step):
-  file = largest(step / "trained")
+  file = numbers(step)
   file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
 
 def flip(step):
-  file = largest(step / "trained")
+  file = numbers(step)
   contents = bytearray(file.read_bytes())
   contents[len(contents) // 2] ^= 1
   file.write_bytes(contents)
 
 
+def exchange(step):
+  """As a changed byte that Orbax does not notice: other numbers than those that were summed up."""
+  file = step / "about" / "metadata"
+  about = json.loads(file.read_text())
+  about["checksums"]["trained.producer.gist"] ^= 1
+  file.write_text(json.dumps(about))
+
+
 DAMAGES = {
-  "a changed byte": (flip, "trained.producer.gist is not what was saved"),
+  "a changed byte": (flip, ""),
+  "other numbers": (exchange, "trained.producer.gist is not what was saved"),
   "a file cut short": (cut, ""),
   "no metadata": (lambda step: (step / "trained" / "_METADATA").unlink(), "says of trained"),
   "no numbers": (lambda step: shutil.rmtree(step / "optimizer"), "optimizer"),
