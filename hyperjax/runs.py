@@ -12,10 +12,11 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 from flax import nnx
 from jax.sharding import Mesh
 
-from hyperjax import launch
+from hyperjax import launch, storage
 from hyperjax.core import attention, sharding
 from hyperjax.data import manifest as manifest_lib
 from hyperjax.data import vocabularies
@@ -27,7 +28,7 @@ from hyperjax.models import families
 from hyperjax.training import step as step_lib
 from hyperjax.training.checkpoints import Checkpoints
 
-_DTYPES = ("auto", "float32", "bfloat16")
+_DTYPES = ("auto", "float32", "bfloat16", "float64")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +39,8 @@ class ModelConfig:
     architecture: what the source must hold; an error where it differs.
     source: the embedded default's name, a folder, a GGUF file, a Hugging Face id, or 'random'.
     dtype: of the frozen weights and the activations; 'auto' is bfloat16 on accelerators, float32 on
-      CPUs. Activations are float32 on CPUs in any case: there bfloat16 is fast in products only.
+      CPUs. Activations are at least float32 on CPUs: there bfloat16 is fast in products only.
+      'float64' (with JAX_ENABLE_X64=1) is for comparing meshes; it holds for what is trained too.
     remat: what the backward pass recomputes: 'none', 'dots', 'full'.
     attention: the kernel, one of `core.attention.CHOICES`; 'auto' takes what fits machine and mask.
   """
@@ -55,6 +57,8 @@ class ModelConfig:
 
   def compute_dtype(self, backend: str | None = None) -> Any:
     """The dtype that 'auto' stands for on a backend ('cpu', 'tpu'); this machine's where None."""
+    if self.dtype == "float64" and not jax.config.jax_enable_x64:
+      raise ValueError("DTYPE is 'float64', which JAX computes in with JAX_ENABLE_X64=1 only")
     if self.dtype != "auto":
       return jnp.dtype(self.dtype)
     backend = backend or jax.default_backend()
@@ -62,8 +66,8 @@ class ModelConfig:
 
   def activations(self, backend: str | None = None) -> Any:
     """The dtype of activations on a backend; this machine's where None."""
-    backend = backend or jax.default_backend()
-    return jnp.dtype(jnp.float32) if backend == "cpu" else self.compute_dtype(backend)
+    dtype, backend = self.compute_dtype(backend), backend or jax.default_backend()
+    return jnp.promote_types(dtype, jnp.float32) if backend == "cpu" else dtype
 
   def dtypes(self) -> str:
     """The names of both: what figures depend on besides weights and data."""
@@ -111,7 +115,7 @@ def build_parts(
   seed: int,
   mesh: Mesh | None = None,
 ) -> step_lib.Parts:
-  """The system at its initial values, taken apart into trained (float32) and frozen.
+  """The system at its initial values, taken apart into trained (at least float32) and frozen.
 
   What is drawn or copied is made where it lies: no device ever holds all of a sharded array.
 
@@ -124,10 +128,12 @@ def build_parts(
   given = _given(producer, downstream, mesh)
   system = partial(_system, producer, encode, seed)
   parts = step_lib.split(nnx.eval_shape(system, *given), trained_parts(producer))
+  wide = jnp.promote_types(downstream.embed.dtype, jnp.float32)
 
   def make(*given):
     made = step_lib.split(system(*given), trained_parts(producer))
-    return made.trained, {k: v for k, v in made.frozen.items() if k != "downstream"}
+    trained = jax.tree.map(lambda x: x.astype(wide), made.trained)
+    return trained, {k: v for k, v in made.frozen.items() if k != "downstream"}
 
   lying = None
   if mesh is not None:
@@ -149,7 +155,8 @@ def _system(
 ) -> step_lib.System:
   module = producer.build(downstream, encode, nnx.Rngs(seed), *loaded)
   if "downstream" in trained_parts(producer):
-    downstream = jax.tree.map(lambda x: x.astype(jnp.float32), downstream)
+    widen = lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    downstream = jax.tree.map(widen, downstream)
   return step_lib.System(module, downstream)
 
 
@@ -218,7 +225,7 @@ class Run:
     provenance: for adapters: run, step, hypermodel, data hash.
   """
 
-  folder: pathlib.Path
+  folder: os.PathLike
   model: ModelConfig
   downstream: families.Model
   producer: nnx.Module
@@ -254,7 +261,7 @@ def load(
     FileNotFoundError: the folder holds no run, or no complete checkpoint.
     ValueError: the checkpoint does not fit the model.
   """
-  folder = pathlib.Path(folder)
+  folder = storage.folder(folder)
   given = configured(folder)
   model = given["model"]
   if source is not None:
@@ -299,18 +306,20 @@ class DataFolder:
 
   Attributes:
     config: what is built.
-    folder: the folder of a run's data.
+    folder: the folder of a run's data; of the local disk, or of a bucket.
     name: the part of it that this configuration is built into.
+    copies: where stores of a bucket are copied to, on the local disk.
   """
 
   config: DataConfig
   folder: str
   name: str
+  copies: str = manifest_lib.COPIES
 
   @property
-  def path(self) -> pathlib.Path:
+  def path(self) -> pathlib.PurePath:
     """Where the manifest lies."""
-    return pathlib.Path(self.folder) / self.name
+    return epath.Path(self.folder) / self.name
 
   def open(self, vocabulary: Vocabulary, *, build: bool = True) -> Manifest:
     """The manifest, built first where it is missing; several processes never build.
@@ -319,7 +328,7 @@ class DataFolder:
       ValueError: the folder was built for another vocabulary or configuration.
     """
     build = build and jax.process_count() == 1
-    manifest = manifest_lib.ensure(self.config, self.path, build=build)
+    manifest = manifest_lib.ensure(self.config, self.path, build=build, copies=self.copies)
     if manifest.vocabulary["fingerprint"] != vocabulary.fingerprint:
       raise ValueError(
         f"{self.path} was built with a vocabulary of {manifest.vocabulary['size']} tokens "

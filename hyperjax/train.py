@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from hyperjax import launch, runs
+from hyperjax import launch, runs, storage
 from hyperjax.core import sharding
 from hyperjax.data import eval_sets, loader, vocabularies
 from hyperjax.data.caclm import CaclmConfig
@@ -41,6 +41,8 @@ class RunConfig:
     eval_period: steps between evaluations on the held-out tasks; 0 for none.
     mesh: the devices, and what is sharded over them.
     initial_checkpoint: a run's folder whose newest trained parameters this run starts from.
+    resume_step: the checkpoint to go back to, where later ones are damaged or led nowhere: they are
+      removed; the newest one where None.
   """
 
   steps: int
@@ -51,6 +53,7 @@ class RunConfig:
   eval_period: int = 0
   mesh: sharding.MeshConfig = sharding.MeshConfig()
   initial_checkpoint: str | None = None
+  resume_step: int | None = None
 
   def __post_init__(self):
     for name in ("steps", "batch_size", "accumulate", "checkpoint_period"):
@@ -149,6 +152,8 @@ def train(
     parts.graph, transform, objective, run.accumulate, (lies(trained), lies(state))
   )
   checkpoints = Checkpoints(model_dir, fingerprint)
+  if run.resume_step is not None:
+    checkpoints.go_back(run.resume_step)
   if checkpoints.latest() is not None:
     restored = checkpoints.restore(trained, state)
     trained, state, start = restored.trained, restored.state, restored.step
@@ -174,7 +179,7 @@ def train(
   rows = sharding.local_rows(run.batch_size, mesh)
   with (
     loader.Loader(stream, start_step=start, stop_step=run.steps, rows=rows) as batches,
-    signals, bar, jax.set_mesh(mesh),
+    writer, signals, bar, jax.set_mesh(mesh),
   ):  # fmt: skip
     if watch and start == 0:
       with bar.paused():
@@ -206,12 +211,12 @@ def train(
         bar.note(f"step {done}: held-out exact match {found['held_out/exact_match']:.3f}, "
                  f"log-likelihood {found['held_out/log_likelihood']:.2f}")  # fmt: skip
       if save:
+        writer.publish()
         checkpoints.save(done, trained, state)
       if stop:
         break
   checkpoints.wait()
   checkpoints.close()
-  writer.close()
   if signals.received and done < run.steps:
     print(f"stopped by {signals.received.name} after step {done}; state is saved in {model_dir}: "
           "the same command goes on from there", flush=True)  # fmt: skip
@@ -328,6 +333,8 @@ def describe(model, hypermodel, data: TrainData, run: RunConfig) -> int:
 
 def _describe_data(folder: runs.DataFolder) -> str:
   name = f"{folder.config.title} in {folder.path}"
+  if storage.in_bucket(folder.path):
+    return f"{name}, which is not read"
   try:
     manifest = runs.Manifest.load(folder.path)
   except FileNotFoundError:

@@ -88,6 +88,13 @@ def test_every_test_requirement_is_pinned(declared, python):
   assert names <= set(versions)
 
 
+@pytest.mark.parametrize("python", PYTHONS)
+def test_what_reads_buckets_is_pinned_apart(declared, python):
+  versions = pinned(pins("requirements.txt") + pins("requirements-gcs.txt"), python)
+  (name,) = declared["extras_require"]["gcs"]
+  assert versions[name] and name not in pinned(pins("requirements.txt"), python)
+
+
 def test_running_needs_no_torch():
   assert not {"torch", "peft"} & set(pinned(pins("requirements.txt"), "3.11"))
 

@@ -107,9 +107,12 @@ def test_the_other_commands_are_whole(guide, capsys):
 def test_the_copies_are_where_the_run_reads(guide):
   (launched, *_) = [words for words in guide[1] if "host_run.sh" in words[-1]]
   pairs = re.findall(r"--copy (\S+)=(\S+)", launched[-1])
-  assert [source.split("/")[1] for source, _ in pairs] == ["gcs", "gcs"]
   values = macros(inner(launched))
-  assert {values["DATA_DIR"], values["MODEL_SOURCE"]} == {target for _, target in pairs}
+  assert pairs == [("gs://my-bucket/weights/llama2_7b", values["MODEL_SOURCE"])]
+  uploads = [call[-1] for call in guide[0] if call[:3] == ["gcloud", "storage", "rsync"]]
+  assert uploads == ["gs://my-bucket/weights", "gs://my-bucket/stores"]
+  assert values["DATA_DIR"] == f"{uploads[1]}/p3"
+  assert values["MODEL_DIR"] == "gs://my-bucket/runs/mtf"
 
 
 def test_the_figures_are_those_of_the_command(guide):

@@ -114,6 +114,17 @@ def test_folders_are_copied_first_whole_and_once(host):
   assert f"{target} is there already" in done.stdout and "1 2 3" in done.stdout
 
 
+def test_a_copy_from_a_bucket_is_made_by_hyperjax(host):
+  python = host / "hyperjax-host" / "venv" / "bin" / "python"
+  python.parent.mkdir(parents=True)
+  python.write_text('#!/usr/bin/env bash\necho "$@" > "$4"\n')
+  python.chmod(0o755)
+  pair = f"gs://mine/a={host}/copied"
+  done = run(host, "--copy", pair, "--copy", pair, "--", "cat", f"{host}/copied")
+  assert f"-m hyperjax.storage gs://mine/a {host}/copied\n" in done.stdout, done.stderr
+  assert f"{host}/copied is there already" in done.stdout
+
+
 def test_a_copy_that_fails_starts_nothing(host):
   done = run(host, "--copy", f"{host}/none={host}/disk", "--", *command(host, "exit 0"))
   assert done.returncode == 1 and starts(host) == 0 and not (host / "disk").exists()
@@ -139,7 +150,9 @@ def test_what_launch_sends_runs_on_a_host(host):
 def test_the_installation_has_the_pins_and_no_tensorflow(host):
   """The installer's own steps, with programs that only write down how they are called."""
   folder = host / "hyperjax-host"
-  shutil.copy(FOLDER.parent / "requirements.txt", folder)
+  files = [FOLDER.parent / name for name in ("requirements.txt", "requirements-gcs.txt")]
+  for file in files:
+    shutil.copy(file, folder)
   python = host / "bin" / "python3"
   python.parent.mkdir()
   calls = f"{host}/calls"
@@ -156,11 +169,11 @@ def test_the_installation_has_the_pins_and_no_tensorflow(host):
   pip, venv, install, show = (host / "calls").read_text().splitlines()
   assert pip == "-m|pip|install|--quiet|--user|uv|"
   assert "|--managed-python|--python|3.12|" in venv and venv.endswith(f"|{folder}/venv|")
-  assert install.endswith("|jax[tpu]|hyperjax @ git+https://example.org/hyperjax@v1|")
+  assert install.endswith("|jax[tpu]|hyperjax[gcs] @ git+https://example.org/hyperjax@v1|")
   assert show.startswith("-c|import platform, jax, hyperjax")
   compile(show.removeprefix("-c|").removesuffix("|"), "host_install.sh", "exec")
   pins = (folder / "constraints.txt").read_text().splitlines()
-  wanted = (FOLDER.parent / "requirements.txt").read_text().splitlines()
+  wanted = [line for file in files for line in file.read_text().splitlines()]
   assert pins == [line for line in wanted if line and line[0] not in "#.-"]
   never = "seqio t5 tensorflow tensorflow-datasets".split()
   assert (folder / "overrides.txt").read_text().splitlines() == [

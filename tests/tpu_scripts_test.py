@@ -194,7 +194,7 @@ def test_setup_brings_the_same_to_every_host(tmp_path):
   assert copy[-3:] == ["pod:hyperjax-host/", "--zone=us-central2-b", "--worker=all"]
   names = [pathlib.Path(file).name for file in copy[5:-3]]
   hosts = [script.name for script in SCRIPTS if script.name.startswith(("host_", "common"))]
-  assert sorted(names) == sorted([*hosts, "requirements.txt", wheel.name])
+  assert sorted(names) == sorted([*hosts, "requirements.txt", "requirements-gcs.txt", wheel.name])
   assert all(pathlib.Path(file).exists() for file in copy[5:-3])
   assert mount == [*SSH, "--command=bash hyperjax-host/host_mount.sh --bucket mine"]
   line = f"bash hyperjax-host/host_install.sh --source hyperjax-host/{wheel.name} --python 3.12"

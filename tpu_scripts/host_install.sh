@@ -8,9 +8,9 @@ usage() {
   cat <<'HELP'
 usage: host_install.sh --source SOURCE [OPTIONS]
 
-Installs hyperjax and JAX for TPUs into the folder venv beside this script, in the versions of
-the requirements.txt beside it, with a Python of its own. What only building data needs
-(TensorFlow, seqio, t5) is left out: runs of several processes never build.
+Installs hyperjax, what reads buckets, and JAX for TPUs into the folder venv beside this script, in
+the versions of the requirements files beside it, with a Python of its own. What only building data
+needs (TensorFlow, seqio, t5) is left out: runs of several processes never build.
 
   --source SOURCE    a wheel, or a git URL as pip takes it
   --python VERSION   of Python (3.12)
@@ -26,11 +26,12 @@ source='' python=3.12
 parse 'source python' '' '' "$@"
 need source
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-if [[ $source == git+* ]]; then source="hyperjax @ $source"; fi
+if [[ $source != git+* ]]; then source="file://$(realpath -m "$source")"; fi
+source="hyperjax[gcs] @ $source"
 
 # Pins as constraints (a constraint has no folders); a package that is never wanted is overridden.
 if [[ $dry_run != yes ]]; then
-  grep -E '^[A-Za-z0-9_.-]+==' "$here/requirements.txt" > "$here/constraints.txt"
+  grep -hE '^[A-Za-z0-9_.-]+==' "$here"/requirements{,-gcs}.txt > "$here/constraints.txt"
   printf "%s ; sys_platform == 'never'\n" seqio t5 tensorflow tensorflow-datasets \
     > "$here/overrides.txt"
 fi

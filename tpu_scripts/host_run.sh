@@ -16,14 +16,15 @@ failures that a new start would not mend.
 SIGTERM to this script is passed on to COMMAND, which is not started again then: the machine is
 going down, or stop.sh was called. One run at a time per machine.
 
-  --copy FROM=TO     first copy this folder to TO, whole or not at all, unless TO exists; repeatable
+  --copy FROM=TO     first copy this folder, or gs:// address, to TO, whole or not at all, unless TO
+                     exists; repeatable
   --pause SECONDS    before starting again (5)
   --once             never start again: something else does, as Kubernetes under xpk.sh
   --dry-run          print the exact commands, quoted for a shell, and run nothing
   -h, --help         print this
 
 Example:
-  host_run.sh --copy /gcs/stores/p3=/tmp/data/p3 -- hyperjax train --gin_file=run.gin
+  host_run.sh --copy gs://my-bucket/weights=/tmp/weights -- hyperjax train --gin_file=run.gin
 HELP
 }
 
@@ -36,6 +37,8 @@ copy_folder() {
   local from=$1 to=${2%/}
   if [[ -e $to ]]; then
     say "$to is there already"
+  elif [[ $from == gs://* ]]; then
+    run "$here/venv/bin/python" -m hyperjax.storage "$from" "$to"
   else
     run rm -rf "$to.partial"
     run mkdir -p "$to.partial"

@@ -15,20 +15,21 @@ me again", and gives up on any other (host_run.sh --help). logs.sh looks at it, 
   --name SLICE       the slice's name
   --zone ZONE        its zone
   --run RUN          a name for the run: each host appends its output to hyperjax-host/RUN.log
-  --copy FROM=TO     before the start, copy this folder to the host's own disk, unless TO exists;
-                     repeatable: the stores, the weights
+  --copy FROM=TO     before the start, copy this folder or gs:// address to the host's own disk,
+                     unless TO exists; repeatable: the weights
   --project PROJECT  its project (else the one that gcloud is set to)
   --dry-run          print the exact command, quoted for a shell, and run nothing
   -h, --help         print this
 
 The processes find one another by themselves. The arguments reach the hosts exactly as they are
-given; MODEL_DIR must be a folder that all of them see.
+given; MODEL_DIR must be a gs:// address, or a folder that all of them see.
 
 Example:
-  launch.sh --name pod --zone us-west4-b --run mtf --copy /gcs/stores/p3=/tmp/data/p3 -- \
+  launch.sh --name pod --zone us-west4-b --run mtf --copy gs://my-bucket/weights=/tmp/weights -- \
     hyperjax train --gin_file=models/llama2_7b.gin --gin_file=systems/hyperllama.gin \
     --gin_file=data/p3.gin --gin_file=runs/mtf.gin --gin.P3_DIR=none \
-    --gin.DATA_DIR=/tmp/data/p3 --gin.MODEL_DIR=/gcs/runs/mtf --gin.TRAIN_STEPS=10000
+    --gin.DATA_DIR=gs://my-bucket/stores/p3 --gin.MODEL_DIR=gs://my-bucket/runs/mtf \
+    --gin.MODEL_SOURCE=/tmp/weights --gin.TRAIN_STEPS=10000
 HELP
 }
 

@@ -9,14 +9,14 @@ usage() {
 usage: setup.sh --name SLICE --zone ZONE --source SOURCE [OPTIONS]
 
 Makes every host of a slice ready for launch.sh: the same Python and the versions of this
-checkout's requirements.txt, less what only building data needs (TensorFlow, seqio). The same
+checkout's requirements files, less what only building data needs (TensorFlow, seqio). The same
 command again repairs or updates.
 
   --name SLICE       the slice's name
   --zone ZONE        its zone
   --source SOURCE    hyperjax: a wheel on this machine, or a git URL as pip takes it, such as
                      git+https://github.com/OWNER/hyperjax@TAG
-  --bucket BUCKET    mount this bucket at /gcs on every host
+  --bucket BUCKET    mount this bucket at /gcs on every host: for what reads no gs:// addresses
   --python VERSION   of Python (3.12)
   --project PROJECT  its project (else the one that gcloud is set to)
   --dry-run          print the exact commands, quoted for a shell, and run nothing
@@ -27,7 +27,7 @@ gcloud reaches many hosts at once only if an agent holds its key:
 
 Example, this checkout as it is:
   pip wheel --no-deps --wheel-dir dist .
-  setup.sh --name pod --zone us-west4-b --bucket my-bucket \
+  setup.sh --name pod --zone us-west4-b \
     --source dist/hyperjax-0.1.0-py3-none-any.whl
 HELP
 }
@@ -37,7 +37,7 @@ parse 'name zone project source bucket python' '' '' "$@"
 need name zone source
 here=$(dirname "${BASH_SOURCE[0]}")
 
-files=("$here"/{common,host_install,host_mount,host_run,host_stop}.sh "$here/../requirements.txt")
+files=("$here"/{common,host_install,host_mount,host_run,host_stop}.sh "$here"/../requirements{,-gcs}.txt)
 case $source in
   git+*) ;;
   *.whl)

@@ -19,7 +19,8 @@ by SIGTERM, state saved, start me again") or was lost; other statuses end the wo
   --type TYPE        such as v5litepod-64
   --image IMAGE      an image of tpu_scripts/Dockerfile in a registry
   --storage STORAGE  a storage of the cluster (`xpk storage attach`), for data and results
-  --copy FROM=TO     before the start, copy this folder to the pod's own disk; repeatable
+  --copy FROM=TO     before the start, copy this folder or gs:// address to the pod's own disk;
+                     repeatable
   --max-restarts N   how often it may be started again (50)
   --grace SECONDS    that a pod which is taken away has for its checkpoint (60)
   --project PROJECT  the project (else the one that gcloud is set to)
@@ -30,11 +31,13 @@ by SIGTERM, state saved, start me again") or was lost; other statuses end the wo
 --zone and --project.
 
 Example:
-  xpk.sh --name mtf --cluster pods --zone us-west4-b --type v5litepod-64 --storage gcs \
-    --image us-docker.pkg.dev/my-project/images/hyperjax:1 --copy /gcs/stores/p3=/tmp/data/p3 -- \
+  xpk.sh --name mtf --cluster pods --zone us-west4-b --type v5litepod-64 \
+    --image us-docker.pkg.dev/my-project/images/hyperjax:1 \
+    --copy gs://my-bucket/weights=/tmp/weights -- \
     hyperjax train --gin_file=models/llama2_7b.gin --gin_file=systems/hyperllama.gin \
     --gin_file=data/p3.gin --gin_file=runs/mtf.gin --gin.P3_DIR=none \
-    --gin.DATA_DIR=/tmp/data/p3 --gin.MODEL_DIR=/gcs/runs/mtf --gin.TRAIN_STEPS=10000
+    --gin.DATA_DIR=gs://my-bucket/stores/p3 --gin.MODEL_DIR=gs://my-bucket/runs/mtf \
+    --gin.MODEL_SOURCE=/tmp/weights --gin.TRAIN_STEPS=10000
 HELP
 }
 

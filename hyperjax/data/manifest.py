@@ -19,6 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib import util as importlib_util
 from typing import Any, Protocol
 
+from hyperjax import storage
 from hyperjax.data import store as store_lib
 from hyperjax.data.prompts import PromptFormat
 
@@ -27,6 +28,7 @@ FILE = "manifest.json"
 # Fields of a source that say where its files lie, not what they are: a data folder may be moved.
 _LOCATION_FIELDS = ("path",)
 _SAMPLE = 2**16
+COPIES = "~/.cache/hyperjax/stores"
 # The builder must not take an accelerator's memory (or a TPU's lock) from the one that trains.
 NO_ACCELERATOR = {"CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu"}
 
@@ -154,20 +156,25 @@ def _is_source(value: Any) -> bool:
 class Manifest:
   """A built data folder.
 
+  One in a bucket has a folder of the local disk, into which a store is copied when it is first
+  opened: a host copies the tasks and splits that it reads.
+
   Attributes:
     folder: where it lies.
     values: the contents of manifest.json: {"version", "mixture", "tasks": {name: {"rate",
       "metrics", "splits": {split: {"store", "kind", "examples", "tokens", "source", ...}}}},
       "vocabulary", "prompt", "feature_lengths", "config", "config_hash"}.
+    address: the bucket's folder that it is copied from; None where it lies on the local disk.
   """
 
   folder: pathlib.Path
   values: Mapping[str, Any] = dataclasses.field(repr=False)
+  address: str | None = None
 
   @classmethod
-  def load(cls, folder: str | os.PathLike) -> "Manifest":
-    """Opens a data folder."""
-    file = pathlib.Path(folder) / FILE
+  def load(cls, folder: str | os.PathLike, copies: str | os.PathLike = COPIES) -> "Manifest":
+    """Opens a data folder; what is read of one in a bucket is copied below `copies`."""
+    file = storage.folder(folder) / FILE
     if not file.exists():
       raise FileNotFoundError(f"{folder} is not a finished data folder: it has no {FILE}.")
     values = json.loads(file.read_text())
@@ -175,7 +182,11 @@ class Manifest:
       raise ValueError(
         f"{file}: version {values.get('version')}, this hyperjax reads {VERSION}: rebuild it."
       )
-    return cls(file.parent, values)
+    if not storage.in_bucket(folder):
+      return cls(pathlib.Path(folder), values)
+    # By address, and stores by what they were built from: none is taken for another.
+    address = os.fspath(storage.folder(folder))
+    return cls(pathlib.Path(copies).expanduser() / digest(address)[:16], values, address)
 
   @property
   def tasks(self) -> tuple[str, ...]:
@@ -208,7 +219,10 @@ class Manifest:
 
   def store(self, task: str, split: str) -> store_lib.Store:
     """Opens a task's store."""
-    return _open(str(self.folder / self.split(task, split)["store"]))
+    name = self.split(task, split)["store"]
+    if self.address is not None:
+      storage.copy_folder(f"{self.address}/{name}", self.folder / name)
+    return _open(str(self.folder / name))
 
   def select(self, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> tuple[str, ...]:
     """Returns the tasks named by `include` (all, where empty) less those named by `exclude`.
@@ -280,17 +294,29 @@ def sample_digest(path: str | os.PathLike) -> str:
   return digest([os.path.basename(path), size, contents])
 
 
-def ensure(config: DataConfig, out: str | os.PathLike, *, build: bool = True) -> Manifest:
+def ensure(
+  config: DataConfig,
+  out: str | os.PathLike,
+  *,
+  build: bool = True,
+  copies: str | os.PathLike = COPIES,
+) -> Manifest:
   """Opens the data folder that `config` describes; builds it where it is missing.
 
   The builder is the one process that imports TensorFlow; it runs once, as a subprocess. Where
-  seqio is not installed, and in runs of several processes (`build=False`), nothing is built.
+  seqio is not installed, in runs of several processes (`build=False`), and in a bucket nothing is
+  built; of a bucket, stores are copied below `copies`.
 
   Raises:
     ValueError: the folder was built from something else, a source has changed since, or the builder
       failed.
     FileNotFoundError: the folder is missing and cannot be built here.
   """
+  if storage.in_bucket(out):
+    manifest = Manifest.load(out, copies)
+    if problem := _difference(manifest, config):
+      raise ValueError(f"{out}: {problem} Build it with hyperjax data, and copy it there.")
+    return manifest
   out = pathlib.Path(out)
   file = out.with_name(f"{out.name}.config.json")  # beside: it names this machine's paths
   arguments = ["--config_json", str(file), "--out", str(out)]
@@ -306,7 +332,8 @@ def ensure(config: DataConfig, out: str | os.PathLike, *, build: bool = True) ->
   if not build or importlib_util.find_spec("seqio") is None:
     why = "seqio is not installed here" if build else "this run does not build data"
     raise FileNotFoundError(f"{out} is not a finished data folder and {why}. Build it: {command}")
-  environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **NO_ACCELERATOR}
+  # The builder has TensorFlow, and reads buckets through it.
+  environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "EPATH_USE_TF": "1", **NO_ACCELERATOR}
   status = subprocess.run(
     [sys.executable, "-m", "hyperjax.data", *arguments], check=False, env=environment
   )

@@ -3,13 +3,14 @@
 import io
 import json
 import os
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+
+from hyperjax import storage
 
 Curve = Mapping[str, Sequence[Sequence[int | float]]]  # {method: (minutes, exact match) pairs}
 _Style = Mapping[str, Mapping[str, str]]  # {method: colour and marker}
@@ -210,7 +211,7 @@ def read_curve(
   Step 0 is at 0 minutes.
   """
   pairs = []
-  for text in pathlib.Path(metrics_file).read_text().splitlines():
+  for text in storage.folder(metrics_file).read_text().splitlines():
     line = json.loads(text)
     minutes = line.get("minutes", None if line["step"] else 0.0)
     if minutes is not None and line.get(figure) is not None:

@@ -42,12 +42,13 @@ class GistTokens:
       raise ValueError(f"{type(self).__name__}.num_gist must be at least 1, not {self.num_gist}")
 
   def embeddings(self, model: Any, encode: Encode, key: jax.Array) -> Float[Array, "G D"]:
-    """The initial gist embeddings, float32.
+    """The initial gist embeddings, at least float32.
 
     Raises:
       ValueError: the text has no token in the model's vocabulary.
     """
-    table = model.embed[...].astype(jnp.float32)
+    table = model.embed[...]
+    table = table.astype(jnp.promote_types(table.dtype, jnp.float32))
     noise = jax.random.normal(key, (self.num_gist, table.shape[1])) * table.std()
     if not self.init_text:
       return noise

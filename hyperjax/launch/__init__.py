@@ -32,6 +32,7 @@ import gin
 from gin import config as gin_config
 
 import hyperjax
+from hyperjax import storage
 from hyperjax.launch import command_line, processes
 from hyperjax.launch.reader import DYNAMIC, Reader, first_line, import_module, resolve
 
@@ -136,7 +137,7 @@ def configured(
 
 def config_of(folder: str | os.PathLike) -> str:
   """Returns the path of a run's config.gin; raises FileNotFoundError if the folder has none."""
-  path = pathlib.Path(folder) / "config.gin"
+  path = storage.folder(folder) / "config.gin"
   if not path.exists():
     raise FileNotFoundError(f"{os.fspath(folder)} is not the folder of a run: no config.gin in it.")
   return os.fspath(path)
@@ -147,6 +148,9 @@ def config_of(folder: str | os.PathLike) -> str:
 
 def write_whole(folder: str | os.PathLike, name: str, text: str) -> None:
   """Writes a text file, whole or not at all."""
+  if storage.in_bucket(folder):
+    (storage.folder(folder) / name).write_text(text)
+    return
   target = pathlib.Path(folder) / name
   target.parent.mkdir(parents=True, exist_ok=True)
   handle, temporary = tempfile.mkstemp(dir=folder, prefix=f".{name}.")
@@ -197,7 +201,7 @@ def run(
     flags: {parameter of the function: what it means}: `--out X` binds the parameter out, and
       `--suggest` binds True where the parameter is a bool.
     distributed: whether several processes may be one run of it; it then has the flags of
-      `processes.FLAGS`, and only process 0 writes the configuration.
+      `processes.FLAGS`, only process 0 writes the configuration, and the folder may be a bucket's.
     borrowed: whose gin files it takes, where not its own; no folder is written then.
 
   Returns:
@@ -265,7 +269,7 @@ def _run(
     print(config, end="")
     return 0
   writes = not (options.dry_run or borrowed) and folder in reader.set
-  run_folder = folder_of_run(folder) if writes else None
+  run_folder = folder_of_run(folder, bucket=distributed) if writes else None
   if distributed and not options.dry_run:
     processes.join({name: getattr(options, name) for name in of_processes})
   record = _Record(run_folder if processes.writes() else None, config, target)
@@ -364,17 +368,21 @@ def check_complete(
     )
 
 
-def folder_of_run(macro: str) -> str | None:
+def folder_of_run(macro: str, *, bucket: bool) -> str | None:
   """Returns the folder that a macro names; None if it names none.
 
-  Raises ValueError where it is no text, or a bucket's address: a file of that name would be local.
+  Raises ValueError where it is no text, or an address that the command does not write to: a file of
+  that name would be local. `bucket` says whether it writes to buckets.
   """
   value = copy.deepcopy(gin.query_parameter(f"{macro}/gin.macro.value"))
   if value is not None and not isinstance(value, str):
     raise ValueError(f"{macro} is {value!r}, not a text; quote it: '--gin.{macro}=\"...\"'.")
-  if value is not None and "://" in value:
+  if bucket and value is not None and storage.in_bucket(value):
+    storage.folder(value)
+  elif value is not None and "://" in value:
+    allowed = "a folder or a gs:// address" if bucket else "a folder"
     raise ValueError(
-      f"{macro} is {value}, not a folder: mount the bucket and name the folder in it, such as "
+      f"{macro} is {value}, not {allowed}: mount the bucket and name the folder in it, such as "
       "/gcs/runs/mine (docs/pods.md)."
     )
   return value

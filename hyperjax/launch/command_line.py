@@ -15,6 +15,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from types import TracebackType
 
 import hyperjax
+from hyperjax import storage
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
@@ -37,11 +38,18 @@ def library_files() -> list[str]:
   return sorted(found)
 
 
-def find(name: str, search_paths: Sequence[str] = (), beside: str | None = None) -> pathlib.Path:
+def find(
+  name: str, search_paths: Sequence[str] = (), beside: str | None = None
+) -> pathlib.PurePath:
   """Returns the file that a gin file's name means; `gin/models/x.gin` may be `models/x.gin` too.
 
   Raises FileNotFoundError, naming the nearest file that exists.
   """
+  if storage.in_bucket(name):
+    file = storage.folder(name)
+    if not file.exists():
+      raise FileNotFoundError(f"gin file '{name}' does not exist.")
+    return file
   beside_folders = [pathlib.Path(beside).parent] if beside else []
   folders = [*map(pathlib.Path, search_paths), *library_folders(), *beside_folders]
   names = [name, name.removeprefix("gin/")]
@@ -170,11 +178,11 @@ def help_text(
 def raised_by_us(error: BaseException, module: str) -> bool:
   """Says whether our code stopped on purpose, with a message that says all.
 
-  That is a ValueError or FileNotFoundError (the input is refused) or a FloatingPointError (a run
-  went wrong in its numbers) that it raised itself. One that a library raises below our code is a
-  defect, and keeps its traceback.
+  That is a ValueError or FileNotFoundError (the input is refused), a FloatingPointError (a run went
+  wrong in its numbers) or another OSError (a file cannot be written) that it raised itself. One
+  that a library raises below our code is a defect, and keeps its traceback.
   """
-  if not isinstance(error, ValueError | FileNotFoundError | FloatingPointError):
+  if not isinstance(error, ValueError | OSError | FloatingPointError):
     return False
   innermost: TracebackType | None = error.__traceback__
   while innermost is not None and innermost.tb_next is not None:

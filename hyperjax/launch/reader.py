@@ -101,14 +101,14 @@ class Reader:
     self.erased: dict[str, Place] = {}  # set, and then required again by a file that was read later
     self.meanings: dict[str, str] = {}
     self._imports = {DYNAMIC.module: DYNAMIC}
-    self._open: list[pathlib.Path] = []
+    self._open: list[pathlib.PurePath] = []
     gin_config._IMPORTS.add(DYNAMIC)
 
   def read_file(self, name: str) -> None:
     """Reads a gin file and what it includes, in order."""
     beside = str(self._open[-1]) if self._open else None
     path = find(name, self.search_paths, beside)
-    if path.resolve() in map(pathlib.Path.resolve, self._open):
+    if path.resolve() in [file.resolve() for file in self._open]:
       raise ValueError(f"{path} includes itself.")
     text = path.read_text()
     self._note_meanings(text)

@@ -1,11 +1,16 @@
 """Orbax checkpoints of what a run trains: parameters, optimizer, step; never the frozen model."""
 
+import contextlib
 import dataclasses
-import pathlib
+import os
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+
+from hyperjax import storage
+from hyperjax.training import checksums
 
 Tree = Any
 
@@ -29,12 +34,13 @@ class Checkpoints:
   """The checkpoints of one run, in MODEL_DIR/checkpoints; saving does not hold up training.
 
   A checkpoint that was being written when the process died is not taken for one: Orbax renames it
-  into place when it is whole.
+  into place when it is whole, or writes a last file into it where it lies in a bucket. One whose
+  contents are not what was saved is refused.
   """
 
   def __init__(
     self,
-    model_dir: str | pathlib.Path,
+    model_dir: str | os.PathLike,
     fingerprint: str,
     *,
     keep: int = 2,
@@ -43,7 +49,7 @@ class Checkpoints:
     """Opens the folder.
 
     Args:
-      model_dir: the run's folder.
+      model_dir: the run's folder, of the local disk or of a bucket.
       fingerprint: of the frozen model.
       keep: how many checkpoints stay.
       read_only: nothing is made or tidied up there: the run may be going on.
@@ -51,8 +57,10 @@ class Checkpoints:
     Raises:
       FileNotFoundError: there is nothing to read.
     """
-    self.folder = pathlib.Path(model_dir).resolve() / "checkpoints"
-    self._fingerprint = fingerprint
+    self.folder = storage.folder(model_dir) / "checkpoints"
+    if not storage.in_bucket(model_dir):
+      self.folder = self.folder.resolve()
+    self._fingerprint, self._back_to = fingerprint, None
     if read_only and not self.folder.is_dir():
       raise FileNotFoundError(f"{self.folder} holds no complete checkpoint")
     self._manager = ocp.CheckpointManager(
@@ -77,19 +85,51 @@ class Checkpoints:
     """The step of the newest whole checkpoint."""
     return self._manager.latest_step()
 
+  def go_back(self, step: int) -> None:
+    """Removes what was saved after a step, except after going back to that same step.
+
+    So the command that asks for it may be given again, as after a preemption.
+
+    Raises:
+      FileNotFoundError: there is no such checkpoint.
+    """
+    steps = sorted(self._manager.all_steps())
+    self._back_to = step
+    if steps and self._went_back_to(steps[-1]) == step:
+      return
+    if step not in steps:
+      raise FileNotFoundError(f"{self.folder} has no checkpoint of step {step} to go back to: "
+                              f"it has {steps}")  # fmt: skip
+    for later in steps[steps.index(step) + 1 :]:
+      self._manager.delete(later)
+
+  def _went_back_to(self, step: int) -> int | None:
+    try:
+      return self._read(step, about=ocp.args.JsonRestore())["about"].get("went_back_to")
+    except ValueError:  # damaged, which may be why it is to be removed
+      return None
+
   def save(self, step: int, trained: Tree, state: Tree) -> None:
-    """Starts writing; returns when the arrays are copied from the device."""
+    """Starts writing; returns when the arrays are copied from the device.
+
+    Raises:
+      OSError: this checkpoint, or the one before it, could not be written.
+    """
     if step == self.latest():
       return
-    leaves = dict(enumerate_leaves(state))
-    self._manager.save(
-      step,
-      args=ocp.args.Composite(
-        trained=ocp.args.StandardSave(trained),
-        optimizer=ocp.args.StandardSave(leaves),
-        about=ocp.args.JsonSave({"step": step, "frozen_fingerprint": self._fingerprint}),
-      ),
-    )
+    items = {"trained": trained, "optimizer": dict(enumerate_leaves(state))}
+    about = {
+      "step": step, "frozen_fingerprint": self._fingerprint, "went_back_to": self._back_to,
+      "checksums": checksums.of(items),
+    }  # fmt: skip
+    with self._writing():
+      self._manager.save(
+        step,
+        args=ocp.args.Composite(
+          **{name: ocp.args.StandardSave(tree) for name, tree in items.items()},
+          about=ocp.args.JsonSave(about),
+        ),
+      )
 
   def restore(self, trained: Tree, state: Tree | None, step: int | None = None) -> Restored:
     """Reads a checkpoint into the shapes, dtypes and shardings of the given trees.
@@ -102,12 +142,12 @@ class Checkpoints:
     Raises:
       FileNotFoundError: there is no whole checkpoint.
       ValueError: it belongs to another frozen model, to parameters of another shape or to another
-        optimizer.
+        optimizer; or it is damaged.
     """
     step = self.latest() if step is None else step
     if step is None:
       raise FileNotFoundError(f"{self.folder} holds no complete checkpoint")
-    about = self._manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore())).about
+    about = self._read(step, about=ocp.args.JsonRestore())["about"]
     if about["frozen_fingerprint"] != self._fingerprint:
       raise ValueError(
         f"the checkpoint {self.folder}/{step} was trained on a frozen model with fingerprint "
@@ -120,20 +160,42 @@ class Checkpoints:
       leaves = abstract(dict(enumerate_leaves(state)))
       self._compare_shapes(step, "optimizer", leaves)
       items["optimizer"] = ocp.args.StandardRestore(leaves)
-    read = self._manager.restore(step, args=ocp.args.Composite(**items))
+    read = self._read(step, **items)
+    saved = about.get("checksums", {})  # older ones have none
+    for name, found in checksums.of(read).items():
+      if found != saved.get(name, found):
+        raise self._damaged(step, f"{name} is not what was saved")
     if state is not None:
       state = jax.tree.structure(state).unflatten(
-        [read.optimizer[name] for name, _ in enumerate_leaves(state)]
+        [read["optimizer"][name] for name, _ in enumerate_leaves(state)]
       )
-    return Restored(step, read.trained, state)
+    return Restored(step, read["trained"], state)
+
+  def _read(self, step: int, **items: ocp.args.CheckpointArgs) -> dict[str, Any]:
+    """Reads items of a checkpoint; whatever Orbax raises means that they cannot be read."""
+    try:
+      return dict(self._manager.restore(step, args=ocp.args.Composite(**items)))
+    except Exception as error:
+      raise self._damaged(step, _said(error)) from error
+
+  def _damaged(self, step: int, why: str) -> ValueError:
+    earlier = max((s for s in self._manager.all_steps() if s < step), default=None)
+    way = (
+      "there is none before it" if earlier is None else
+      f"the one before it is step {earlier}: to remove what is newer and train on from there, "
+      f"give --gin.RESUME_STEP={earlier}"
+    )
+    return ValueError(
+      f"the checkpoint {self.folder}/{step} is damaged or out of reach ({why}); {way}"
+    )
 
   def _compare_shapes(self, step: int, item: str, tree: Tree) -> None:
-    stored = self._manager.item_metadata(step)[item]
-    path = lambda p: ".".join(str(k.key) for k in p)
-    have = {
-      path(p): tuple(m.shape) for p, m in jax.tree_util.tree_leaves_with_path(stored.tree)
-    }
-    want = {path(p): tuple(x.shape) for p, x in jax.tree_util.tree_leaves_with_path(tree)}
+    try:
+      stored = checksums.named(self._manager.item_metadata(step)[item].tree)
+    except Exception as error:
+      raise self._damaged(step, f"what it says of {item}: {_said(error)}") from error
+    have = {name: tuple(x.shape) for name, x in stored.items()}
+    want = {name: tuple(x.shape) for name, x in checksums.named(tree).items()}
     for name in sorted(have.keys() | want.keys()):
       if have.get(name) != want.get(name):
         raise ValueError(
@@ -142,12 +204,35 @@ class Checkpoints:
         )
 
   def wait(self) -> None:
-    """Returns when everything is on disk; raises what went wrong while writing."""
-    self._manager.wait_until_finished()
+    """Returns when everything is on disk.
+
+    Raises:
+      OSError: it could not be written.
+    """
+    with self._writing():
+      self._manager.wait_until_finished()
 
   def close(self) -> None:
     """Waits and frees the manager's threads."""
-    self._manager.close()
+    with self._writing():
+      self._manager.close()
+
+  @contextlib.contextmanager
+  def _writing(self) -> Iterator[None]:
+    try:
+      yield
+    except Exception as error:
+      whole = self._manager.all_steps(read=True)
+      newest = f"the newest whole one is of step {max(whole)}" if whole else "there is none yet"
+      raise OSError(
+        f"a checkpoint could not be written to {self.folder} ({_said(error)}); {newest}: make "
+        "room, or what it lacks, and give the same command again"
+      ) from error
+
+
+def _said(error: Exception) -> str:
+  """The first line of an error, which of Orbax's may be pages long."""
+  return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:300]}"
 
 
 def enumerate_leaves(tree: Tree) -> list[tuple[str, jax.Array]]:

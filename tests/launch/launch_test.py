@@ -419,6 +419,10 @@ class TestRefusals:
     assert message.startswith("MODEL_DIR is gs://mine/run, not a folder: mount the bucket")
     assert sorted(path.name for path in files.iterdir()) == ["model.gin", "run.gin"]
 
+  def test_runs_of_several_processes_may_be_in_a_bucket_and_nowhere_else(self, files, capsys):
+    message = refused(capsys, *settings(folder="s3://mine/run"), distributed=True)
+    assert message.startswith("MODEL_DIR is s3://mine/run, not a folder or a gs:// address: mount")
+
   def test_flags_of_processes_are_for_commands_that_can_use_them(self, files, capsys):
     message = refused(capsys, *settings(), "--num_processes=2")
     assert message.startswith("unknown flag '--num_processes=2'.")

@@ -1,5 +1,8 @@
-"""Checkpoints on disk: what comes back, what is refused, what a half-written one is."""
+"""Checkpoints on disk: what comes back, what is refused, what half-written and damaged ones are."""
 
+import contextlib
+import json
+import resource
 import shutil
 
 import jax
@@ -149,6 +152,105 @@ def test_an_optimizer_of_another_kind_is_refused(folder):
     "shape () in the file and (2, 3) in this run"
   )
   checkpoints.close()
+
+
+def numbers(step):
+  """The file with most of the parameters."""
+  return max((step / "trained" / "d").iterdir(), key=lambda file: file.stat().st_size)
+
+
+def cut(step):
+  file = numbers(step)
+  file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def flip(step):
+  file = numbers(step)
+  contents = bytearray(file.read_bytes())
+  contents[len(contents) // 2] ^= 1
+  file.write_bytes(contents)
+
+
+def exchange(step):
+  """As a changed byte that Orbax does not notice: other numbers than those that were summed up."""
+  file = step / "about" / "metadata"
+  about = json.loads(file.read_text())
+  about["checksums"]["trained.producer.gist"] ^= 1
+  file.write_text(json.dumps(about))
+
+
+DAMAGES = {
+  "a changed byte": (flip, ""),
+  "other numbers": (exchange, "trained.producer.gist is not what was saved"),
+  "a file cut short": (cut, ""),
+  "no metadata": (lambda step: (step / "trained" / "_METADATA").unlink(), "says of trained"),
+  "no numbers": (lambda step: shutil.rmtree(step / "optimizer"), "optimizer"),
+  "no description": (lambda step: (step / "about" / "metadata").write_text("{"), "JSONDecodeError"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used_when_asked(tmp_path, damage):
+  change, reason = DAMAGES[damage]
+  state = {"count": jnp.ones([])}
+  noise = np.random.default_rng(0).normal(size=[64, 64])
+  trained = lambda step: {"producer": {"gist": jnp.asarray(noise * step)}}
+  first = Checkpoints(tmp_path, "print")
+  for step in (1, 2):
+    first.save(step, trained(step), state)
+  first.close()
+  change(tmp_path / "checkpoints" / "2")
+
+  second = Checkpoints(tmp_path, "print")
+  with pytest.raises(ValueError) as error:
+    second.restore(trained(1), state)
+  message = str(error.value)
+  assert message.startswith(f"the checkpoint {tmp_path}/checkpoints/2 is damaged or out of reach (")
+  assert reason in message and message.endswith("give --gin.RESUME_STEP=1")
+  second.go_back(1)
+  restored = second.restore(trained(1), state)
+  assert restored.step == 1
+  assert_equal(restored.trained, trained(1))
+  second.save(2, trained(5), state)
+  second.close()
+
+  # The same command again keeps what it has made since.
+  third = Checkpoints(tmp_path, "print")
+  third.go_back(1)
+  assert_equal(third.restore(trained(1), state).trained, trained(5))
+  with pytest.raises(FileNotFoundError, match=r"has no checkpoint of step 7 .*: it has \[1, 2\]"):
+    third.go_back(7)
+  third.close()
+
+
+@contextlib.contextmanager
+def longest_file(size: int):
+  """As a full disk: writing beyond that is an error."""
+  limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+  try:
+    yield
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_what_cannot_be_written_is_said_and_the_last_checkpoint_stays(tmp_path, state):
+  noise = jnp.asarray(np.random.default_rng(0).normal(size=[100, 100]))
+  checkpoints = Checkpoints(tmp_path, "print")
+  checkpoints.save(1, {"gist": noise}, state)
+  checkpoints.wait()
+  with longest_file(8192), pytest.raises(OSError) as error:
+    checkpoints.save(2, {"gist": noise * 2}, state)
+    checkpoints.wait()
+  message = str(error.value)
+  assert message.startswith(f"a checkpoint could not be written to {tmp_path}/checkpoints (")
+  assert "the newest whole one is of step 1" in message
+  again = Checkpoints(tmp_path, "print")
+  assert again.latest() == 1
+  assert_equal(again.restore({"gist": noise}, state).trained, {"gist": noise})
+  again.save(2, {"gist": noise * 2}, state)
+  again.close()
+  assert Checkpoints(tmp_path, "print", read_only=True).latest() == 2
 
 
 def test_leaves_have_names_that_sort_by_position():

@@ -1,0 +1,54 @@
+"""Folders of buckets: copied whole or not at all, read and written under their own names."""
+
+import pytest
+
+from hyperjax import storage
+from tests import bucket as bucket_lib
+
+bucket = bucket_lib.fixture
+
+
+def test_what_is_an_address(tmp_path):
+  assert storage.in_bucket("gs://mine/run") and not storage.in_bucket(tmp_path / "gs:")
+  assert str(storage.folder("gs://mine/run") / "a") == "gs://mine/run/a"
+  assert storage.folder(tmp_path) / "a" == tmp_path / "a"
+
+
+def test_without_gcsfs_an_address_is_refused(monkeypatch):
+  monkeypatch.setattr(storage.importlib.util, "find_spec", lambda name: None)
+  with pytest.raises(ValueError, match=r"^gs://mine/run: reading buckets needs gcsfs: pip install"):
+    storage.folder("gs://mine/run")
+
+
+def test_a_folder_is_copied_once(bucket, tmp_path, capsys):
+  bucket.put("stores/one/meta.json", b"{}")
+  bucket.put("stores/one/00000/tokens.bin", bytes(range(256)) * 99)
+  bucket.put("stores/one/empty", b"")
+  bucket.put("stores/one-more/meta.json", b"other")
+  to = tmp_path / "copies" / "one"
+  storage.copy_folder("gs://mine/stores/one", to)
+  copied = {str(file.relative_to(to)): file for file in to.rglob("*") if file.is_file()}
+  assert copied.keys() == {"meta.json", "00000/tokens.bin", "empty"}
+  assert copied["00000/tokens.bin"].read_bytes() == bytes(range(256)) * 99
+  assert [path.name for path in to.parent.iterdir()] == ["one"]
+  assert capsys.readouterr().out == f"copying gs://mine/stores/one to {to}\n"
+  bucket.objects.clear()
+  storage.copy_folder("gs://mine/stores/one", to)
+
+
+def test_a_copy_that_fails_leaves_nothing(bucket, tmp_path):
+  with pytest.raises(FileNotFoundError, match="^gs://mine/none: no such folder in the bucket"):
+    storage.copy_folder("gs://mine/none", tmp_path / "none")
+  bucket.put("a/one", b"1")
+  bucket.put("a/two", b"2")
+  bucket.forbidden.add("a/two")
+  with pytest.raises(OSError, match="may not be read"):
+    storage.copy_folder("gs://mine/a", tmp_path / "a")
+  assert not list(tmp_path.iterdir())
+
+
+def test_a_text_is_one_object(bucket):
+  (storage.folder("gs://mine/run") / "config.gin").write_text("A = 1")
+  assert bucket.names() == ["run/config.gin"]
+  assert storage.folder("gs://mine/run/config.gin").read_text() == "A = 1"
+  assert [file.name for file in storage.folder("gs://mine/run").iterdir()] == ["config.gin"]
