@@ -1,5 +1,5 @@
 # make quickstart   install, train on the embedded model and tasks, evaluate, adapt, predict
-# make test         install, lint, and run every test
+# make test         install, lint, and run the tests
 # make compile-check   compile steps for TPU pods, without one; compare with what is recorded
 # make test-pods    the tests of many processes that take long: meshes, faults
 # make install      only install; also: make lint, make clean

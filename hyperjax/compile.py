@@ -22,7 +22,7 @@ import jax
 import numpy as np
 
 from hyperjax import launch, runs, train
-from hyperjax.core import sharding
+from hyperjax.core import attention, sharding
 from hyperjax.data import layouts, loader
 from hyperjax.data.episodes import Episode
 from hyperjax.data.shapes import BatchShape
@@ -91,7 +91,8 @@ class Training:
     """The step that `train.train` makes on this slice, for abstract arrays that lie as its do.
 
     Raises:
-      ValueError: the mesh is not of the slice's size, or does not divide the batch.
+      ValueError: the mesh is not of the slice's size, or does not divide the batch; the attention
+        kernel asked for is not for TPUs.
     """
     run, model = self.run, self.model
     mesh = run.mesh.build(topology.devices)
@@ -107,6 +108,7 @@ class Training:
     )  # fmt: skip
     batch = sharding.abstract_batch(self.batch(shape), mesh)
     with jax.set_mesh(mesh):
+      attention.check(model.attention, model.activations("tpu"), model.architecture.head_dim)
       return step.lower(trained, state, frozen, batch)
 
   def altered(self, choice: largest.Choice) -> "Training":

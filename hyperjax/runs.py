@@ -128,12 +128,10 @@ def build_parts(
   given = _given(producer, downstream, mesh)
   system = partial(_system, producer, encode, seed)
   parts = step_lib.split(nnx.eval_shape(system, *given), trained_parts(producer))
-  wide = jnp.promote_types(downstream.embed.dtype, jnp.float32)
 
   def make(*given):
     made = step_lib.split(system(*given), trained_parts(producer))
-    trained = jax.tree.map(lambda x: x.astype(wide), made.trained)
-    return trained, {k: v for k, v in made.frozen.items() if k != "downstream"}
+    return made.trained, {k: v for k, v in made.frozen.items() if k != "downstream"}
 
   lying = None
   if mesh is not None:
@@ -154,10 +152,13 @@ def _system(
   producer: ProducerConfig, encode: Encode, seed: int, downstream: families.Model, *loaded: Any
 ) -> step_lib.System:
   module = producer.build(downstream, encode, nnx.Rngs(seed), *loaded)
-  if "downstream" in trained_parts(producer):
-    widen = lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    downstream = jax.tree.map(widen, downstream)
-  return step_lib.System(module, downstream)
+  trained = trained_parts(producer)
+  wide = jnp.promote_types(downstream.embed.dtype, jnp.float32)
+  widen = lambda x: x.astype(wide) if jnp.issubdtype(x.dtype, jnp.floating) else x
+  parts = {"producer": module, "downstream": downstream}
+  return step_lib.System(
+    *(jax.tree.map(widen, part) if name in trained else part for name, part in parts.items())
+  )
 
 
 def check_fits(producer: ProducerConfig, architecture: families.Config) -> None:

@@ -61,6 +61,10 @@ class RunConfig:
         raise ValueError(f"RunConfig.{name} must be at least 1, not {getattr(self, name)}")
     if self.eval_period < 0:
       raise ValueError(f"RunConfig.eval_period must be at least 0, not {self.eval_period}")
+    if self.resume_step is not None and not 1 <= self.resume_step <= self.steps:
+      raise ValueError(
+        f"RunConfig.resume_step must be in 1..{self.steps} (TRAIN_STEPS), not {self.resume_step}"
+      )
     if self.batch_size % self.accumulate:
       raise ValueError(
         f"RunConfig.batch_size {self.batch_size} is not a multiple of accumulate {self.accumulate}"
@@ -152,10 +156,8 @@ def train(
     parts.graph, transform, objective, run.accumulate, (lies(trained), lies(state))
   )
   checkpoints = Checkpoints(model_dir, fingerprint)
-  if run.resume_step is not None:
-    checkpoints.go_back(run.resume_step)
-  if checkpoints.latest() is not None:
-    restored = checkpoints.restore(trained, state)
+  restored = checkpoints.resume(trained, state, run.resume_step)
+  if restored is not None:
     trained, state, start = restored.trained, restored.state, restored.step
     if start > run.steps:
       raise ValueError(
@@ -211,8 +213,10 @@ def train(
         bar.note(f"step {done}: held-out exact match {found['held_out/exact_match']:.3f}, "
                  f"log-likelihood {found['held_out/log_likelihood']:.2f}")  # fmt: skip
       if save:
-        writer.publish()
-        checkpoints.save(done, trained, state)
+        try:
+          writer.publish()
+        finally:  # a copy of metrics that fails costs no checkpoint
+          checkpoints.save(done, trained, state)
       if stop:
         break
   checkpoints.wait()

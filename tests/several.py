@@ -77,7 +77,8 @@ class Starter:
           folder, *(flags if layout.processes > 1 else []), **sizes, **macros
         ),
         "environment": {
-          "XLA_FLAGS": f"--xla_force_host_platform_device_count={layout.devices}",
+          "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} "
+                       f"--xla_force_host_platform_device_count={layout.devices}",
           **(environment or {}),
         },
         "wide": macros.get("DTYPE") == "float64",

@@ -30,6 +30,11 @@ class Restored:
   state: Tree
 
 
+class DamagedError(ValueError):
+  """A checkpoint that cannot be read whole."""
+
+
+
 class Checkpoints:
   """The checkpoints of one run, in MODEL_DIR/checkpoints; saving does not hold up training.
 
@@ -85,28 +90,42 @@ class Checkpoints:
     """The step of the newest whole checkpoint."""
     return self._manager.latest_step()
 
-  def go_back(self, step: int) -> None:
-    """Removes what was saved after a step, except after going back to that same step.
+  def resume(self, trained: Tree, state: Tree, back_to: int | None = None) -> Restored | None:
+    """Reads where a run goes on: the newest checkpoint, or the one that it is to go back to.
 
-    So the command that asks for it may be given again, as after a preemption.
+    Newer ones than that are removed, once it has been read, except where they were saved after
+    going back to it: so the command that asks for it may be given again, as after a preemption.
+
+    Args:
+      trained, state: as `restore` takes them.
+      back_to: the step to go back to; None for the newest.
+
+    Returns:
+      What was read; None where there is no checkpoint and none is asked for.
 
     Raises:
       FileNotFoundError: there is no such checkpoint.
+      ValueError: as `restore`.
     """
     steps = sorted(self._manager.all_steps())
-    self._back_to = step
-    if steps and self._went_back_to(steps[-1]) == step:
-      return
-    if step not in steps:
-      raise FileNotFoundError(f"{self.folder} has no checkpoint of step {step} to go back to: "
+    if back_to is None:
+      return self.restore(trained, state) if steps else None
+    self._back_to = back_to
+    if steps and self._went_back_to(steps[-1]) == back_to:
+      with contextlib.suppress(DamagedError):  # one more to go back from
+        return self.restore(trained, state)
+    if back_to not in steps:
+      raise FileNotFoundError(f"{self.folder} has no checkpoint of step {back_to} to go back to: "
                               f"it has {steps}")  # fmt: skip
-    for later in steps[steps.index(step) + 1 :]:
+    restored = self.restore(trained, state, back_to)
+    for later in steps[steps.index(back_to) + 1 :]:
       self._manager.delete(later)
+    return restored
 
   def _went_back_to(self, step: int) -> int | None:
     try:
       return self._read(step, about=ocp.args.JsonRestore())["about"].get("went_back_to")
-    except ValueError:  # damaged, which may be why it is to be removed
+    except DamagedError:  # which may be why it is to be removed
       return None
 
   def save(self, step: int, trained: Tree, state: Tree) -> None:
@@ -142,7 +161,8 @@ class Checkpoints:
     Raises:
       FileNotFoundError: there is no whole checkpoint.
       ValueError: it belongs to another frozen model, to parameters of another shape or to another
-        optimizer; or it is damaged.
+        optimizer.
+      DamagedError: it cannot be read, or holds other numbers than were saved.
     """
     step = self.latest() if step is None else step
     if step is None:
@@ -178,14 +198,14 @@ class Checkpoints:
     except Exception as error:
       raise self._damaged(step, _said(error)) from error
 
-  def _damaged(self, step: int, why: str) -> ValueError:
+  def _damaged(self, step: int, why: str) -> DamagedError:
     earlier = max((s for s in self._manager.all_steps() if s < step), default=None)
     way = (
       "there is none before it" if earlier is None else
       f"the one before it is step {earlier}: to remove what is newer and train on from there, "
       f"give --gin.RESUME_STEP={earlier}"
     )
-    return ValueError(
+    return DamagedError(
       f"the checkpoint {self.folder}/{step} is damaged or out of reach ({why}); {way}"
     )
 

@@ -94,27 +94,47 @@ class MetricsWriter:
         self._flush(now)
 
   def publish(self) -> None:
-    """Copies the files of a folder in a bucket there."""
+    """Copies the files of a folder in a bucket there.
+
+    Raises:
+      OSError: the bucket does not take them.
+    """
     if self._writes and self._bucket is not None:
-      self._flush(time.time())
-      for file in self.folder.iterdir():
-        storage.folder(file).copy(self._bucket / file.name, overwrite=True)
+      with self._naming_the_file():
+        self._flush(time.time())
+      self._copy()
+
+  def _copy(self) -> None:
+    for file in self.folder.iterdir():
+      to = self._bucket / file.name
+      try:
+        storage.folder(file).copy(to, overwrite=True)
+      except Exception as error:  # whatever a bucket's library raises
+        raise OSError(
+          f"{to} could not be written ({type(error).__name__}: {error}); it is kept in "
+          f"{self.folder}"
+        ) from error
 
   def close(self) -> None:
+    """Ends the files, and copies those of a folder in a bucket; raises OSError as `publish`."""
     if not self._writes:
       return
-    self.publish()
     with self._naming_the_file():
       self._lines.close()
       self._events.close()
     if self._bucket is not None:
+      self._copy()
       shutil.rmtree(self.folder)
 
   def __enter__(self) -> "MetricsWriter":
     return self
 
-  def __exit__(self, *_) -> None:
-    self.close()
+  def __exit__(self, kind: type[BaseException] | None, *_) -> None:
+    if kind is None:
+      self.close()
+    else:
+      with contextlib.suppress(OSError):  # what is on its way says more
+        self.close()
 
   def _flush(self, now: float) -> None:
     self._events.flush()

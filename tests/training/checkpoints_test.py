@@ -207,20 +207,36 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used_when_asked(tmp
   message = str(error.value)
   assert message.startswith(f"the checkpoint {tmp_path}/checkpoints/2 is damaged or out of reach (")
   assert reason in message and message.endswith("give --gin.RESUME_STEP=1")
-  second.go_back(1)
-  restored = second.restore(trained(1), state)
+  restored = second.resume(trained(1), state, 1)
   assert restored.step == 1
   assert_equal(restored.trained, trained(1))
   second.save(2, trained(5), state)
   second.close()
 
-  # The same command again keeps what it has made since.
+  # The same command again keeps what it has made since, unless that is damaged too.
   third = Checkpoints(tmp_path, "print")
-  third.go_back(1)
-  assert_equal(third.restore(trained(1), state).trained, trained(5))
+  assert_equal(third.resume(trained(1), state, 1).trained, trained(5))
   with pytest.raises(FileNotFoundError, match=r"has no checkpoint of step 7 .*: it has \[1, 2\]"):
-    third.go_back(7)
+    third.resume(trained(1), state, 7)
   third.close()
+  exchange(tmp_path / "checkpoints" / "2")
+  fourth = Checkpoints(tmp_path, "print")
+  assert fourth.resume(trained(1), state, 1).step == 1 and fourth.latest() == 1
+  fourth.close()
+
+
+def test_nothing_is_removed_where_the_step_to_go_back_to_does_not_fit(tmp_path, state):
+  trained = {"gist": jnp.ones([4])}
+  first = Checkpoints(tmp_path, "print")
+  for step in (1, 2):
+    first.save(step, trained, state)
+  first.close()
+  for fingerprint, shape, message in (("other", 4, "fingerprint"), ("print", 5, "has shape")):
+    again = Checkpoints(tmp_path, fingerprint)
+    with pytest.raises(ValueError, match=message):
+      again.resume({"gist": jnp.ones([shape])}, state, 1)
+    assert again.latest() == 2
+    again.close()
 
 
 @contextlib.contextmanager

@@ -5,15 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from jax.experimental import topologies
 
 from hyperjax.core import attention, masks, sharding
 from hyperjax.core.attention import devices
 from hyperjax.core.phi import Prefix
 from hyperjax.models import families
 from hyperjax.models.llama import LlamaConfig
-
-pytest.importorskip("libtpu")
+from hyperjax.training import topologies
+from tests.training.topologies_test import with_libtpu
 
 # One layer of Llama 2 7B; the vocabulary takes no part.
 LAYER = LlamaConfig(
@@ -23,10 +22,9 @@ LAYER = LlamaConfig(
 
 
 @pytest.fixture
-def v5e(monkeypatch):
+def v5e():
   """Four chips of 16 GB."""
-  monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")  # else libtpu looks for the machine it is not on
-  return topologies.get_topology_desc(topology_name="v5e:2x2", platform="tpu").devices
+  return topologies.load("v5e:2x2").devices
 
 
 def compiled(function, arrays, axes, mesh):
@@ -57,6 +55,7 @@ def layer(kernel, batch, length, device):
   return compiled(lambda given: jax.grad(loss)(given["x"], given["params"]), arrays, axes, mesh)
 
 
+@with_libtpu
 def test_supports_of_8192_compile_where_the_einsum_runs_out_of_memory(v5e):
   """Two of them on one chip. 'auto' knows from the mesh what the program is for."""
   program = layer("auto", 2, 8192, v5e[0])
@@ -66,6 +65,7 @@ def test_supports_of_8192_compile_where_the_einsum_runs_out_of_memory(v5e):
 
 
 @pytest.mark.parametrize("mask", [masks.Causal(), masks.Whole(jnp.asarray([[250] * 7 + [9]]))])
+@with_libtpu
 def test_queries_behind_a_prefix_compile_on_a_mesh(v5e, mask):
   """Ragged prefixes of two episodes, 8 queries of each, grouped heads of 64."""
   own, front = (2, 8, 250, 4, 64), (2, 17, 4, 64)
