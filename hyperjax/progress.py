@@ -133,7 +133,7 @@ class Progress:
   def tokens_per_second(self) -> float:
     return self._tokens / max(60 * self._minutes_here, 1e-9)
 
-  def advance(self, tokens: float, loss: float) -> float:
+  def advance(self, tokens: int, loss: float) -> float:
     """Counts one step; returns real tokens per second since the start."""
     self._done += 1
     self._tokens += tokens

@@ -259,7 +259,7 @@ def _report(step, metrics, info, writer, bar, checkpoints) -> None:
       + ("there is no checkpoint before it" if good is None else
          f"the last good checkpoint is step {good} in {checkpoints.folder}")
     )  # fmt: skip
-  speed = bar.advance(values["tokens"], values["loss"])
+  speed = bar.advance(int(values["tokens"]), values["loss"])
   writer.write(
     step + 1,
     {**values, "tokens_per_second": speed, "padding": info.counts.padding, "minutes": bar.minutes},

@@ -5,6 +5,7 @@ import itertools
 import json
 import math
 import os
+import sys
 import threading
 
 import pytest
