@@ -21,6 +21,7 @@ def fill(bucket, folder, name: str) -> None:
       bucket.put(f"{name}/{file.relative_to(folder)}", file.read_bytes())
 
 
+@pytest.mark.pods
 def test_a_run_in_a_bucket_is_the_run_on_a_disk(tiny, bucket, tmp_path, capsys):
   fill(bucket, tiny.data, "stores")
   places = {"DATA_DIR": "gs://mine/stores", "runs.DataFolder.copies": tmp_path / "copies"}
