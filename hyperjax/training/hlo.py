@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 
 _COMPUTATION = re.compile(r"(ENTRY )?%([\w.\-]+) \(.*\{\s*$")
+_END = re.compile(r"\}(, execution_thread=.*)?\s*")
 _INSTRUCTION = re.compile(r"\s+(ROOT )?%([\w.\-]+) = ")
 _ARRAY = re.compile(r"([a-z]\w*)\[([\d,<=]*)\]")
 _OPCODE = re.compile(r"\s*([a-z][\w\-]*)\(")
@@ -91,14 +92,20 @@ def parse(text: str) -> Program:
     ValueError: the text has no entry computation.
   """
   computations: dict[str, dict[str, Instruction]] = {}
-  entry, current = None, None
+  entry, current, lines = None, None, []
   for line in text.splitlines():
-    if line[:1] not in (" ", ""):
-      found = _COMPUTATION.match(line)
-      current = computations.setdefault(found[2], {}) if found else None
-      entry = found[2] if found and found[1] else entry
-    elif current is not None and (instruction := _instruction(line)):
-      current[instruction.name] = instruction
+    if current is None:
+      if found := _COMPUTATION.match(line):
+        current, lines = computations.setdefault(found[2], {}), []
+        entry = found[2] if found[1] else entry
+    elif _END.fullmatch(line):
+      found = (_instruction(each) for each in lines)
+      current.update((each.name, each) for each in found if each)
+      current = None
+    elif line.startswith(" ") or not lines:
+      lines.append(line)
+    else:  # a kernel's own description is written over several lines
+      lines[-1] += line
   if entry is None:
     raise ValueError("the text of a compiled program has no entry computation")
   return Program(entry, computations)

@@ -24,6 +24,10 @@ ENTRY %main.3 (x: bf16[2,3], y: s4[5]) -> (bf16[2,3], (pred[3], token[])) {
 %x), channel_id=3, replica_groups=mesh['axis_0'=2] {'axis_0'}, dimensions={0}
   %fused = f32[4]{0} fusion(%x, /*index=1*/%y), kind=kLoop, calls=%fused_computation.1, \
 metadata={op_name="jit(step)/x (y)/while"}
+  %kernel = f32[4]{0} custom-call(%x), custom_call_target="tpu_custom_call", \
+frontend_attributes={kernel_metadata={
+"block_q": "384"
+}}, metadata={op_name="jit(step)/kernel"}
   %pick = f32[4]{0} conditional(%y, %x, %x), branch_computations={%one, %two.2}
   ROOT %out = (bf16[2,3]{1,0}, (pred[3]{0}, token[])) tuple(%x, %x)
 }
@@ -39,9 +43,11 @@ def test_computations_have_their_instructions_in_order(program):
   assert program.entry == "main.3"
   assert [*program.computations] == ["region_0.7", "main.3"]
   names = [*program.computations["main.3"]]
-  assert names == ["x", "y", "minus", "sent", "fused", "pick", "out"]
+  assert names == ["x", "y", "minus", "sent", "fused", "kernel", "pick", "out"]
   roots = [x.name for x in program.computations["main.3"].values() if x.root]
   assert roots == ["out"]
+  kernel = program.computations["main.3"]["kernel"]
+  assert kernel.attribute(r'"block_q": "(\d+)"') == "384"
 
 
 def test_arrays_know_their_bytes(program):
