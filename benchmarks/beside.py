@@ -20,7 +20,7 @@ import statistics
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 SIDES = ("hyperjax", "pytorch")
@@ -191,13 +191,21 @@ def _serve(pipe, contestant: Contestant) -> None:
   try:
     local = Local(contestant)
     pipe.send((None, (local.facts, local.first)))
-    while True:
-      pipe.send((None, getattr(local, pipe.recv())()))
-  except EOFError:
-    pass
+    for word in _words(pipe):
+      pipe.send((None, getattr(local, word)()))
   except Exception as error:
     traceback.print_exc()
     pipe.send((f"{type(error).__name__}: {error}", None))
+
+
+def _words(pipe) -> Iterator[str]:
+  """What is sent, until the other end is closed."""
+  while True:
+    try:
+      word = pipe.recv()
+    except EOFError:
+      return
+    yield word
 
 
 # ---- All of them ---------------------------------------------------------------------------------

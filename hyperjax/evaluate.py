@@ -191,7 +191,7 @@ def _check_reads(
   if (own or built, vocabulary) != (built, manifest.vocabulary["fingerprint"]):
     raise ValueError(
       f"{folder} was trained with the prompt format {own['name']!r} and the vocabulary "
-      f"{vocabulary[:12]}, {manifest.folder} was built with {built['name']!r} and "
+      f"{vocabulary[:12]}, {manifest.place} was built with {built['name']!r} and "
       f"{manifest.vocabulary['fingerprint'][:12]}: set PROMPT and VOCABULARY as the run has them, "
       "and another DATA_DIR"
     )

@@ -73,5 +73,10 @@ def copy_folder(address: str, to: str | os.PathLike) -> None:
     shutil.rmtree(partial, ignore_errors=True)
 
 
+def said(error: Exception) -> str:
+  """The type and first line of an error: Orbax's and the buckets' may be pages long."""
+  return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:300]}"
+
+
 if __name__ == "__main__":
   copy_folder(*sys.argv[1:])

@@ -1,11 +1,15 @@
 """A run in a bucket: stores come from it; checkpoints, metrics and configuration go to it."""
 
+import pathlib
+import shutil
+
 import jax.numpy as jnp
 import pytest
 
 from hyperjax import runs, storage, train
 from hyperjax.training import metrics_writer
 from hyperjax.training.checkpoints import Checkpoints
+from hyperjax.training.metrics_writer import MetricsWriter
 from tests import bucket as bucket_lib
 from tests import tiny as tiny_lib
 
@@ -53,6 +57,24 @@ def test_a_run_in_a_bucket_is_the_run_on_a_disk(tiny, bucket, tmp_path, capsys):
   assert train.main([f"--gin_file={RUN}/config.gin"]) == 0
   storage.copy_folder(RUN, tmp_path / "fetched")
   tiny_lib.assert_same(tmp_path / "fetched", tiny.run)
+
+
+def test_metrics_that_a_bucket_does_not_take_are_kept(bucket):
+  writer = MetricsWriter(RUN)
+  writer.write(1, {"loss": 2.0})
+  bucket.full = True
+  message = r"gs://mine/run/\S+ could not be written \(.*kept in /"
+  with pytest.raises(OSError, match=message) as found:
+    writer.close()
+  kept = pathlib.Path(str(found.value).rpartition("kept in ")[2])
+  assert metrics_writer.read(kept / "metrics.jsonl")[0]["loss"] == 2.0
+  shutil.rmtree(kept)
+
+
+def test_what_ends_a_run_is_not_hidden_by_its_metrics(bucket):
+  bucket.full = True
+  with pytest.raises(FloatingPointError), MetricsWriter(RUN):
+    raise FloatingPointError
 
 
 def test_a_bucket_that_takes_nothing_more(bucket):

@@ -171,6 +171,11 @@ def test_a_batch_that_the_mesh_cannot_share_out_is_refused(here, capsys):
   assert "does not fit 1 devices" in tiny_lib.refused(capsys, compile_lib.main(given))
 
 
+def test_a_kernel_for_other_machines_is_refused(here, capsys):
+  given = [*ARGUMENTS, "--topology=here:1", "--gin.ATTENTION='cudnn'"]
+  assert "ATTENTION" in tiny_lib.refused(capsys, compile_lib.main(given))
+
+
 def test_the_shape_is_the_largest_that_a_configuration_allows():
   limit = "EPISODE_LIMIT=(100, 30, 10)"
   assert training(limit, "NUM_QUERIES=3").largest_shape == BatchShape(112, 3, 32, 12)

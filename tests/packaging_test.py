@@ -99,6 +99,16 @@ def test_running_needs_no_torch():
   assert not {"torch", "peft"} & set(pinned(pins("requirements.txt"), "3.11"))
 
 
+def test_libtpu_is_the_one_that_jax_asks_for():
+  asked = [r for r in map(Requirement, importlib.metadata.requires("jax")) if r.name == "libtpu"]
+  lines = (ROOT / "requirements-tpu.txt").read_text().splitlines()
+  pinned = [Requirement(line) for line in lines if not line.startswith("#")]
+  given = {"sys_platform": "linux", "platform_machine": "x86_64"}
+  here = [p for p in pinned if p.marker.evaluate(given)]
+  (version,) = (spec.version for p in here for spec in p.specifier)
+  assert asked and all(a.specifier.contains(version) for a in asked)
+
+
 def test_every_import_is_declared(declared):
   names = {canonicalize_name(Requirement(line).name) for line in declared["install_requires"]}
   providers = importlib.metadata.packages_distributions()

@@ -189,6 +189,11 @@ class Manifest:
     return cls(pathlib.Path(copies).expanduser() / digest(address)[:16], values, address)
 
   @property
+  def place(self) -> str:
+    """Where it lies, for messages: the bucket's address of one in a bucket."""
+    return self.address or str(self.folder)
+
+  @property
   def tasks(self) -> tuple[str, ...]:
     return tuple(self.values["tasks"])
 
@@ -214,7 +219,7 @@ class Manifest:
     """Returns the manifest's entry for a task's split; an unknown one is an error."""
     splits = self._task(task)["splits"]
     if split not in splits:
-      raise ValueError(f"Task '{task}' has no split '{split}' in {self.folder}: {list(splits)}.")
+      raise ValueError(f"Task '{task}' has no split '{split}' in {self.place}: {list(splits)}.")
     return splits[split]
 
   def store(self, task: str, split: str) -> store_lib.Store:
@@ -233,18 +238,18 @@ class Manifest:
     chosen = set().union(*map(self._matches, include)) if include else set(self.tasks)
     chosen -= set().union(*map(self._matches, exclude))
     if not chosen:
-      raise ValueError(f"{self.folder}: include {include} and exclude {exclude} leave no task.")
+      raise ValueError(f"{self.place}: include {include} and exclude {exclude} leave no task.")
     return tuple(task for task in self.tasks if task in chosen)
 
   def _matches(self, name: str) -> set[str]:
     found = {task for task in self.tasks if task == name or task.startswith(name + ".")}
     if not found:
-      raise ValueError(f"{self.folder}: no task '{name}'.{did_you_mean(name, self.tasks)}")
+      raise ValueError(f"{self.place}: no task '{name}'.{did_you_mean(name, self.tasks)}")
     return found
 
   def _task(self, task: str) -> Mapping[str, Any]:
     if task not in self.values["tasks"]:
-      raise ValueError(f"{self.folder}: no task '{task}'.{did_you_mean(task, self.tasks)}")
+      raise ValueError(f"{self.place}: no task '{task}'.{did_you_mean(task, self.tasks)}")
     return self.values["tasks"][task]
 
 

@@ -196,7 +196,7 @@ class Checkpoints:
     try:
       return dict(self._manager.restore(step, args=ocp.args.Composite(**items)))
     except Exception as error:
-      raise self._damaged(step, _said(error)) from error
+      raise self._damaged(step, storage.said(error)) from error
 
   def _damaged(self, step: int, why: str) -> DamagedError:
     earlier = max((s for s in self._manager.all_steps() if s < step), default=None)
@@ -213,7 +213,7 @@ class Checkpoints:
     try:
       stored = checksums.named(self._manager.item_metadata(step)[item].tree)
     except Exception as error:
-      raise self._damaged(step, f"what it says of {item}: {_said(error)}") from error
+      raise self._damaged(step, f"what it says of {item}: {storage.said(error)}") from error
     have = {name: tuple(x.shape) for name, x in stored.items()}
     want = {name: tuple(x.shape) for name, x in checksums.named(tree).items()}
     for name in sorted(have.keys() | want.keys()):
@@ -245,14 +245,9 @@ class Checkpoints:
       whole = self._manager.all_steps(read=True)
       newest = f"the newest whole one is of step {max(whole)}" if whole else "there is none yet"
       raise OSError(
-        f"a checkpoint could not be written to {self.folder} ({_said(error)}); {newest}: make "
-        "room, or what it lacks, and give the same command again"
+        f"a checkpoint could not be written to {self.folder} ({storage.said(error)}); {newest}: "
+        "make room, or what it lacks, and give the same command again"
       ) from error
-
-
-def _said(error: Exception) -> str:
-  """The first line of an error, which of Orbax's may be pages long."""
-  return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:300]}"
 
 
 def enumerate_leaves(tree: Tree) -> list[tuple[str, jax.Array]]:

@@ -111,7 +111,7 @@ class MetricsWriter:
         storage.folder(file).copy(to, overwrite=True)
       except Exception as error:  # whatever a bucket's library raises
         raise OSError(
-          f"{to} could not be written ({type(error).__name__}: {error}); it is kept in "
+          f"{to} could not be written ({storage.said(error)}); it is kept in "
           f"{self.folder}"
         ) from error
 
