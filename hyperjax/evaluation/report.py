@@ -141,11 +141,11 @@ def table(results: Mapping[str, Any]) -> rich.table.Table:
   drawn = rich.table.Table(
     title=f"Held-out: {size}; 95% intervals over tasks",
     box=rich.box.SIMPLE_HEAD,
-    pad_edge=False,
-    collapse_padding=True,
+    show_edge=False,
+    padding=0,
   )
   for i, name in enumerate([*header[:3], "log-lik."]):
-    drawn.add_column(name, justify="right" if i else "left", no_wrap=True)
+    drawn.add_column(name, justify="right" if i else "left", no_wrap=bool(i))
   for method, row in zip(results["methods"], rows, strict=True):
     likelihood = row[3].split(" [")[0]
     style = "bold" if method == results["hypermodel"] else None
