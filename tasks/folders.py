@@ -83,9 +83,7 @@ def existing(source: str, folder: pathlib.Path) -> pathlib.Path:
   return folder
 
 
-def check_names(
-  source: Any, known: Collection[str], folder: str | os.PathLike, what: str
-) -> None:
+def check_names(source: Any, known: Collection[str], folder: str | os.PathLike, what: str) -> None:
   """Refuses a name in a source's include or exclude that is none of those known."""
   for field in ("include", "exclude"):
     for name in getattr(source, field):
