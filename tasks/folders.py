@@ -1,10 +1,11 @@
-"""A folder of files, one task a file: what `fewshot`, `text` and `natural_instructions` share."""
+"""Folders whose files are tasks, and what such sources share: names, and which tasks are taken."""
 
 import dataclasses
+import os
 import pathlib
 import re
-from collections.abc import Iterable, Sequence
-from typing import ClassVar, TypeVar
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, ClassVar, TypeVar
 
 from hyperjax.data.manifest import did_you_mean
 
@@ -45,11 +46,7 @@ class Folder:
       ValueError: no files, two files for one task, or a name in include or exclude that is none.
     """
     stems = self.stems()
-    for field in ("include", "exclude"):
-      for stem in getattr(self, field):
-        if stem not in stems:
-          hint = did_you_mean(stem, stems)
-          raise ValueError(f"{self.folder}: {field} names '{stem}', which is no task there.{hint}")
+    check_names(self, stems, self.folder, "task")
     include, exclude = self.include or stems, self.exclude
     chosen = [file for stem, file in stems.items() if stem in include and stem not in exclude]
     tasks = unique((f"{self.name}.{self.part(file)}", file) for file in chosen)
@@ -64,10 +61,8 @@ class Folder:
 
   def stems(self) -> dict[str, pathlib.Path]:
     """Returns {stem: file} of the tasks that include and exclude choose from."""
-    if not self.folder.is_dir():
-      raise FileNotFoundError(f"Source '{self.name}': there is no folder {self.folder}.")
     stems: dict[str, pathlib.Path] = {}
-    for file in sorted(self.folder.iterdir()):
+    for file in sorted(existing(self.name, self.folder).iterdir()):
       if file.suffix in self.suffixes:
         if file.stem in stems:
           raise ValueError(f"{stems[file.stem]} and {file}: two files for one task.")
@@ -79,6 +74,46 @@ class Folder:
   def part(self, file: pathlib.Path) -> str:
     """Returns what a file's task is called behind the name of the mixture."""
     return legal(file.stem)
+
+
+def existing(source: str, folder: pathlib.Path) -> pathlib.Path:
+  """Returns the folder of a source of this name; FileNotFoundError where there is none."""
+  if not folder.is_dir():
+    raise FileNotFoundError(f"Source '{source}': there is no folder {folder}.")
+  return folder
+
+
+def check_names(source: Any, known: Collection[str], folder: str | os.PathLike, what: str) -> None:
+  """Refuses a name in a source's include or exclude that is none of those known."""
+  for field in ("include", "exclude"):
+    for name in getattr(source, field):
+      if name not in known:
+        hint = did_you_mean(name, known)
+        raise ValueError(f"{folder}: {field} names '{name}', which is no {what} there.{hint}")
+
+
+def chosen(
+  source: Any, found: Mapping[str, str], of: str = "", left_out: Iterable[str] = ()
+) -> list[str]:
+  """Returns the templates that a source's include and exclude, names of either kind, leave.
+
+  Args:
+    source: has path, include and exclude.
+    found: {template: its data set}.
+    of: what they are templates of, for errors.
+    left_out: templates that are never taken.
+
+  Raises:
+    ValueError: a name in include or exclude that is none, or no template is left.
+  """
+  known = {*found, *found.values()}
+  check_names(source, known, source.path, f"data set or template{of}")
+  include, exclude = set(source.include or known), {*source.exclude, *left_out}
+  names = [t for t, d in found.items() if {t, d} & include and not {t, d} & exclude]
+  if not names:
+    which = "that include and exclude leave" if found else "there"
+    raise ValueError(f"{source.path}: no template{of} {which}.")
+  return names
 
 
 def unique(named: Iterable[tuple[str, T]]) -> dict[str, T]:

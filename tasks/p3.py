@@ -127,8 +127,7 @@ class P3:
       # A template may leave out some examples; the largest one has them all.
       train = self._splits(template)["train"]
       sizes[dataset] = max(sizes.get(dataset, 0), train.num_records)
-    count = collections.Counter(found.values())
-    rates = {d: float(size if size <= CAP else CAP // count[d]) for d, size in sizes.items()}
+    rates = t0_rates(found, sizes)
     return {self._task(t, d): rates[d] for t, d in self._chosen().items()}
 
   def _task(self, template: str, dataset: str) -> str:
@@ -150,30 +149,27 @@ class P3:
   def _chosen(self) -> dict[str, str]:
     """Returns {template: its data set} after include, exclude and the blacklist."""
     found = self._found()
-    known = {*found, *found.values()}
-    for field in ("include", "exclude"):
-      for name in getattr(self, field):
-        if name not in known:
-          raise ValueError(
-            f"{self.path}: {field} names '{name}', which is no data set or template of "
-            f"'{self.mixture}' there.{did_you_mean(name, known)}"
-          )
-    include, exclude = set(self.include or known), {*self.exclude, *BLACKLIST}
-    chosen = {t: d for t, d in found.items() if {t, d} & include and not {t, d} & exclude}
-    if not chosen:
-      which = "that include and exclude leave" if found else "there"
-      raise ValueError(f"{self.path}: no template of '{self.mixture}' {which}.")
-    return chosen
+    names = folders.chosen(self, found, f" of '{self.mixture}'", BLACKLIST)
+    return {name: found[name] for name in names}
 
   def _found(self) -> dict[str, str]:
     """Returns {template: its data set}, those of the mixture that are in the folder."""
-    if not self.available():
-      raise FileNotFoundError(f"Source '{self.name}': there is no folder {self.path}.")
     found = {}
-    for folder in sorted(pathlib.Path(self.path).iterdir()):
+    for folder in sorted(folders.existing(self.name, pathlib.Path(self.path)).iterdir()):
       if folder.is_dir() and folder.name.endswith(SCORE_EVAL) == (self.mixture == HELD_OUT):
         template = folder.name.removesuffix(SCORE_EVAL)
         for dataset in MIXTURES[self.mixture]:
           if template.startswith(f"{dataset}_"):
             found[template] = dataset
     return found
+
+
+def t0_rates(datasets: Mapping[str, str], sizes: Mapping[str, int]) -> dict[str, float]:
+  """Returns {data set: T0's rate of each of its templates}: its size, or its part of `CAP`.
+
+  Args:
+    datasets: {template: its data set}.
+    sizes: {data set: how many examples it has}.
+  """
+  count = collections.Counter(datasets.values())
+  return {d: float(size if size <= CAP else CAP // count[d]) for d, size in sizes.items()}

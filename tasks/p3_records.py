@@ -57,7 +57,7 @@ class Split(CachedSplit):
     for where, values in self._read((*_TEXTS, *options)):
       if options and not values["answer_choices"]:
         raise ValueError(f"{where}: it has no options.")
-      yield _row(where, values, values["targets_pretokenized"], values.get("answer_choices", []))
+      yield row(where, *(values[name] for name in _TEXTS), values.get("answer_choices", []))
 
   def _ranked(self) -> Iterator[dict[str, Any]]:
     """Yields examples that are spread over a record per choice, in the order of their numbers."""
@@ -84,7 +84,8 @@ class Split(CachedSplit):
       correct = [values["targets_pretokenized"] for values in ordered if values["is_correct"]]
       if len(correct) != 1:
         raise ValueError(f"{where}: {len(correct)} of {len(ordered)} choices are correct, not 1.")
-      yield _row(where, first, correct[0], [values["targets_pretokenized"] for values in ordered])
+      options = [values["targets_pretokenized"] for values in ordered]
+      yield row(where, first["inputs_pretokenized"], correct[0], options)
 
   def _read(self, names: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yields (place, {feature: its value or values}) of every record."""
@@ -103,7 +104,8 @@ class Split(CachedSplit):
     return self.folder.name.endswith(SCORE_EVAL)
 
 
-def _row(where: str, values: dict[str, Any], target: str, options: list[str]) -> dict[str, Any]:
+def row(where: str, inputs: str, target: str, options: list[str]) -> dict[str, Any]:
+  """Returns an example; `where` opens the error's sentence where something is wrong with it."""
   if not target:
     raise ValueError(f"{where}: the target is empty.")
   if not all(options):
@@ -112,8 +114,11 @@ def _row(where: str, values: dict[str, Any], target: str, options: list[str]) ->
   if duplicates:
     raise ValueError(f"{where}: option {duplicates[0]!r} occurs twice.")
   if options and target not in options:
-    raise ValueError(f"{where}: the target {target!r} is none of its options {options}.")
-  return {"inputs": values["inputs_pretokenized"], "targets": target, "options": options}
+    raise ValueError(
+      f"{where}: the target {target!r} is none of its options {options}. Mend it, or leave the "
+      "template out with exclude."
+    )
+  return {"inputs": inputs, "targets": target, "options": options}
 
 
 def _value(features: Mapping[str, Any], name: str, where: str) -> Any:

@@ -46,7 +46,7 @@ NEEDED = {
   "MODEL_DIR": "no_run", "DATA_DIR": "no_data", "TRAIN_STEPS": "7", "FEWSHOT_DIR": "no_tasks",
   "EVAL_OUTPUT_DIR": "no_report", "TEXT_DIR": "no_text", "NI_DIR": "no_instructions",
   "METAICL_DIR": "no_metaicl", "P3_DIR": "no_p3", "C4_DIR": "no_c4",
-  "REDPAJAMA_DIR": "no_redpajama",
+  "REDPAJAMA_DIR": "no_redpajama", "PROMPTSOURCE_DIR": "no_promptsource",
 }  # fmt: skip
 # What a data file's training data is called, where that is not the file's own name.
 TITLES = {

@@ -73,10 +73,17 @@ def values(path: str | os.PathLike) -> list[tuple[str, Any]]:
       raise ValueError(f"{path} must hold a list of objects, not {type(whole).__name__}")
     found = [(f"{path}, row {number}", value) for number, value in enumerate(whole, 1)]
   else:
-    found = [(where, parse(line.strip(), where)) for where, line in lines(path) if line.strip()]
+    found = list(objects(path))
   if not found:
     raise ValueError(f"{path} holds no rows")
   return found
+
+
+def objects(path: str | os.PathLike) -> Iterator[tuple[str, Any]]:
+  """Yields (place, JSON value) of each line of JSONL that is not blank; errors as `values`."""
+  for where, line in lines(path):
+    if line.strip():
+      yield where, parse(line.strip(), where)
 
 
 def document(path: str | os.PathLike) -> Any:

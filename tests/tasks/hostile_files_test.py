@@ -24,9 +24,10 @@ from hyperjax.tasks import c4, cached, fewshot, text
 from hyperjax.tasks.metaicl import MetaICL
 from hyperjax.tasks.natural_instructions import TrainTasks
 from hyperjax.tasks.p3 import P3
+from hyperjax.tasks.promptsource import Templates
 from hyperjax.tasks.symbol_tuning import SymbolTuning
 from tests.data.fakes import PROMPT, Bytes
-from tests.tasks import ni_files, p3_files
+from tests.tasks import ni_files, p3_files, promptsource_files
 from tests.tasks.metaicl_files import write_checkout
 
 pytestmark = pytest.mark.usefixtures("empty_registry")
@@ -139,6 +140,10 @@ def write_choices(path):
   return P3(str(path), "t0_held_out"), folder / "validation.tfrecord-00000-of-00001"
 
 
+def write_templates(path):
+  return Templates(str(path)), promptsource_files.copa(path) / "validation.jsonl"
+
+
 def gone(split, shuffle_files, seed=None):
   raise AssertionError("the source was read")
 
@@ -219,6 +224,17 @@ READERS = {
     "twice the same id": (record(2, idx=[100, 1]), r"record 3: idx \[100, 1\] occurs twice"),
     "too long": (record(2, inputs_pretokenized=LONG), "record 3: inputs_pretokenized has more"),
   }),
+  "promptsource": Reader(write_templates, {
+    "cut off": (cut, "line 4: not JSON"),
+    "not UTF-8": (put("a2", b"a\xff"), UTF8),
+    "no field": (put('"premise": "a2", ', ""), "line 3: .*, template '.why. C1 or C2': jinja reads "
+                 "the column 'premise', which the record lacks"),
+    "NaN": (put('"a2"', "NaN"), "line 3: not JSON: NaN is no JSON value"),
+    "an empty option": (put('"choice1": "c2"', '"choice1": " "'), "line 3: .*an option is empty"),
+    "twice an option": (put('"choice1": "c2"', '"choice1": "d2"'), "line 3: .*option 'd2' occurs"),
+    "no such option": (put('"answer": "c2"', '"answer": "c3"'), "line 3: .*'c3' is none of its"),
+    "too long": (put("a2", LONG), TOO_LONG),
+  }),
   "cached": Reader(write_cached, {
     "cut off": (cut, "after record 3: cut off or damaged"),
     "not UTF-8": (record(2, inputs_pretokenized=b"\xff"), "record 3: inputs_pretokenized is not"),
@@ -237,6 +253,7 @@ NO_PLACE = {
   "metaicl": ("twice the same id", "no options"),  # no ids; answers may be free
   "p3": ("NaN", "twice the same id"),  # neither numbers nor ids are read
   "p3's choices": ("no options",),  # a record is one
+  "promptsource": ("no options", "twice the same id"),  # a text is at least one option; no ids
   "cached": ("NaN", *_OPTIONS, "twice the same id"),  # texts
 }
 

@@ -10,7 +10,7 @@ from hyperjax.data.manifest import Manifest
 from hyperjax.tasks import __main__ as tasks_main
 from tests import tiny
 from tests.data.fakes import Bytes, numbered, write_folder
-from tests.tasks import ni_files, p3_files
+from tests.tasks import ni_files, p3_files, promptsource_files
 from tests.tasks.metaicl_files import write_checkout
 
 
@@ -41,6 +41,12 @@ def p3(path):
   p3_files.template(path, "trec_trec1", 12, test=4)
   p3_files.held_out(path, "super_glue_copa_best_option")
   return ["data/p3.gin", "P3_DIR"]
+
+
+def promptsource(path):
+  promptsource_files.rte(path)
+  promptsource_files.copa(path)
+  return ["data/promptsource.gin", "PROMPTSOURCE_DIR", "PROMPTSOURCE_HELD_OUT=['super_glue_rte']"]
 
 
 def natural_instructions(path):
@@ -74,6 +80,12 @@ def corpus(path):
     ("t0_train.trec.trec1", "task", "1.0000", "train: 12, test: 4", "-"),
     ("p3_held_out.super_glue_copa.best_option", "task", "1.0000", "train: 12, validation",
      "rank_classification"),
+  ]),
+  (promptsource, [
+    ("promptsource.super_glue_copa._why_C1_or_C2", "task", "1.0000", "train, validation",
+     "rank_classification"),
+    ("promptsource_held_out.super_glue_rte.does_it_follow_", "task", "1.0000",
+     "train, validation", "rank_classification"),
   ]),
   (natural_instructions, [
     ("ni.Word_Analogy.task002_more", "task", "1.0000", "train: 9", "exact_match, rouge_l"),
