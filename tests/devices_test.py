@@ -17,9 +17,21 @@ tiny = tiny_lib.fixture
 COMMANDS = {"evaluate": evaluate, "tune": tune, "adapt": adapt, "predict": predict}
 # Both kinds of parameters' axes, and episodes over two of them.
 MESH = {"MESH_DATA": 2, "MESH_FSDP": 2, "MESH_TENSOR": 2}
-# One process for all of them: importing takes longer than they do.
+# One process for all of them: importing takes longer than they do. It prints what each device holds
+# of a kernel of every model that they load.
 PROGRAM = """
 import importlib, json, sys
+from hyperjax import runs
+
+load = runs.ModelConfig.load
+
+def shown(self, mesh=None):
+  model, fingerprint = load(self, mesh)
+  kernel = model.decoder.self.q[...]
+  print("held", json.dumps(kernel.sharding.shard_shape(kernel.shape)))
+  return model, fingerprint
+
+runs.ModelConfig.load = shown
 for name, arguments in json.loads(sys.argv[1]):
   status = importlib.import_module(f"hyperjax.{name}").main(arguments)
   assert status == 0, name
@@ -54,7 +66,7 @@ def calls(tiny, shared, out, mesh: dict, devices: int) -> list[tuple[str, list[s
 
 @pytest.fixture(scope="module")
 def both(tiny, tmp_path_factory):
-  """The folders of what one device and what eight have made."""
+  """The folders of what one device and what eight have made, which hold parts of the weights."""
   base = tmp_path_factory.mktemp("devices")
   shared = base / "shared"
   arguments = [f"--gin_file={gin_of(tiny, 'prefix', base)}", f"--gin.MODEL_DIR={shared}"]
@@ -69,10 +81,14 @@ def both(tiny, tmp_path_factory):
   for name, given in calls(tiny, shared, one, {}, 1):
     assert COMMANDS[name].main(given) == 0, name
   flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
-  subprocess.run(
+  done = subprocess.run(
     [sys.executable, "-c", PROGRAM, json.dumps(calls(tiny, shared, eight, MESH, 2))],
-    cwd=tiny_lib.ROOT, env={**tiny.environment(), "XLA_FLAGS": flags}, check=True,
+    cwd=tiny_lib.ROOT, env={**tiny.environment(), "XLA_FLAGS": flags}, check=True, text=True,
+    stdout=subprocess.PIPE,
   )  # fmt: skip
+  held = [json.loads(line[5:]) for line in done.stdout.splitlines() if line.startswith("held ")]
+  # Of layers 2, model 32, heads 4 of 16: fsdp 2 x tensor 2, and tensor 2 alone.
+  assert held == [[2, 16, 2, 16]] * 2 + [[2, 32, 2, 16]] * 2
   return one, eight
 
 

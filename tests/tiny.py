@@ -148,7 +148,7 @@ def make(base: pathlib.Path) -> Tiny:
 
 @contextlib.contextmanager
 def shared_programs(base: pathlib.Path):
-  """Reads and writes compiled programs below a folder: in a setting's, where its subprocesses do."""
+  """Reads and writes compiled programs below a folder: a setting's, where its subprocesses do."""
   names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs",
            "jax_persistent_cache_min_entry_size_bytes")  # fmt: skip
   before = {name: getattr(jax.config, name) for name in names}
