@@ -65,6 +65,7 @@ def parser() -> argparse.ArgumentParser:
     help="examples beyond so many tokens are dropped, the first ones of the file first "
     f"(default: {DEFAULT_TOKENS}, the most that training plans for)",
   )  # fmt: skip
+  p.add_argument("--devices", type=int, default=1, help="that share the model (default: 1)")
   p.add_argument("--overwrite", action="store_true", help="replace the adapter that is there")
   return p
 
@@ -97,7 +98,8 @@ def adapt(args: argparse.Namespace, command: str) -> str:
   from hyperjax import runs
   from hyperjax.evaluation import scoring
 
-  run = runs.load(args.checkpoint, source=args.model)
+  mesh = runs.sharing(args.devices)
+  run = runs.load(args.checkpoint, source=args.model, mesh=mesh)
   _check_makes_adapters(args.checkpoint, run)
   episode = read_support(examples, run.prompt, run.vocabulary)
   layout = layouts.of(run.config.layout, vars(run.vocabulary))
@@ -105,7 +107,8 @@ def adapt(args: argparse.Namespace, command: str) -> str:
   shape = shapes.rounded(size, queries=1, query=1, targets=1)
   shape = dataclasses.replace(shape, support=min(shape.support, args.max_tokens))
   batch, counts = loader.to_batch([episode], shape, layout)
-  phi = scoring.produce(run.producer, run.downstream, batch.support)
+  with jax.set_mesh(mesh):
+    phi = scoring.produce(run.producer, run.downstream, batch.support)
   if phi is None:
     raise ValueError(f"--checkpoint {args.checkpoint}: its method makes no phi to keep")
   base = adapters.Base(

@@ -4,15 +4,20 @@
       --gin.RUNS="{'hyperllama': 'runs/mine/hyperllama', 'gisting': 'runs/mine/gisting'}"
 """
 
+import dataclasses
+import os
 import pathlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import jax
 from flax import nnx
+from jax.sharding import Mesh
 
 from hyperjax import adapters, answers, launch, progress, runs, storage
 from hyperjax.answers import Method, Scorer
+from hyperjax.core import sharding
 from hyperjax.data import eval_episodes, eval_sets, vocabularies
 from hyperjax.data.eval_sets import EvalConfig
 from hyperjax.data.manifest import Manifest
@@ -22,6 +27,19 @@ from hyperjax.hypermodels.tuned import NoPhi, TunedPhi
 from hyperjax.models import families
 
 
+@dataclasses.dataclass(frozen=True)
+class EvalData:
+  """Held-out tasks that are not those of the hypermodel's own run.
+
+  Attributes:
+    held_out: the tasks.
+    architecture: of the model in whose tokens they are; the runs' model must have it.
+  """
+
+  held_out: runs.DataFolder
+  architecture: families.Config
+
+
 def evaluate(
   *,
   output_dir: str,
@@ -29,8 +47,8 @@ def evaluate(
   episodes: EvalConfig,
   hypermodel: str = "hyperllama",
   task_metrics: Mapping[str, str] | None = None,
-  architecture: families.Config | None = None,
-  data: runs.DataFolder | None = None,
+  data: EvalData | None = None,
+  mesh: sharding.MeshConfig = sharding.MeshConfig(),
   dry_run: bool = False,
 ) -> int:
   """Scores zero-shot, in-context, every run or adapter and the controls; writes a report.
@@ -46,13 +64,13 @@ def evaluate(
       controls belong if it is a run.
     task_metrics: {a task, or the front part of some tasks' names: metric}, in place of the metric
       that the tasks' source names.
-    architecture: what the runs' model is taken for; not checked where None.
     data: the held-out tasks; those of the hypermodel's own run where None.
+    mesh: the devices, and what is sharded over them; answers do not depend on it.
     dry_run: print what would be done.
 
   Raises:
     ValueError: a method is for another model, prompt format or vocabulary than the others or the
-      data; or there is no data.
+      data; there is no data; or the devices cannot share out the episodes of a batch.
   """
   if hypermodel not in runs_by_method:
     raise ValueError(
@@ -60,12 +78,13 @@ def evaluate(
       "RUNS, or set evaluate.hypermodel"
     )
   model, own_data = _subject(runs_by_method[hypermodel])
-  if architecture not in (None, model.architecture):
+  if data and data.architecture != model.architecture:
     raise ValueError(
-      f"the runs' model is {model.architecture}, not {architecture}: name its file of gin/models"
+      f"the runs' model is {model.architecture}, not {data.architecture}: name its file of "
+      "gin/models"
     )
-  data = data or own_data
-  if data is None:
+  held_out = data.held_out if data else own_data
+  if held_out is None:
     raise ValueError(
       f"{runs_by_method[hypermodel]} is an adapter, which names no tasks: name a data file and "
       "runs/evaluate_on.gin, or a run as evaluate.hypermodel"
@@ -73,19 +92,21 @@ def evaluate(
   if dry_run:
     controls = "1 control" if own_data is None else "3 controls"
     print(f"methods    zero_shot, in_context, {', '.join(runs_by_method)}, {controls}")
-    print(f"data       {data.config.title} in {data.path}")
+    print(f"data       {held_out.config.title} in {held_out.path}")
     print(f"episodes   {episodes}")
     return 0
 
-  vocabulary = vocabularies.load(data.config.vocabulary)
-  manifest = data.open(vocabulary)
+  devices = mesh.build()
+  sharding.check_batch(episodes.batch_size, devices)
+  vocabulary = vocabularies.load(held_out.config.vocabulary)
+  manifest = held_out.open(vocabulary)
   tasks = manifest.select(episodes.include, episodes.exclude)
   chosen = scores.choose(
     {task: manifest.metrics(task) for task in tasks}, task_metrics,
     with_options=[task for task in tasks if eval_episodes.have_options(manifest, task)],
   )  # fmt: skip
   left_out = eval_sets.count_left_out(manifest, episodes)
-  methods = dict(_methods(runs_by_method, hypermodel, model, manifest))
+  methods = dict(_methods(runs_by_method, hypermodel, model, manifest, devices))
   scorer = Scorer(model.architecture.layout, vocabulary, manifest, episodes)
   folder = pathlib.Path(output_dir)
   (folder / "answers").mkdir(parents=True, exist_ok=True)
@@ -93,7 +114,7 @@ def evaluate(
     methods.pop("other_task_support", None)
   launch.accept()
   records: dict[str, list[answers.Record]] = {name: [] for name in methods}
-  with progress.counter() as bar:
+  with progress.counter() as bar, jax.set_mesh(devices):
     for name, method in methods.items():
       for seed in episodes.seeds:
         draw = seed if method.reads_support else episodes.seeds[0]
@@ -130,9 +151,10 @@ def _subject(folder: str) -> tuple[runs.ModelConfig, runs.DataFolder | None]:
 
 
 def _methods(
-  runs_by_method: Mapping[str, str], hypermodel: str, given: runs.ModelConfig, manifest: Manifest
-) -> Iterator[tuple[str, Method]]:
-  model, fingerprint = given.load()
+  runs_by_method: Mapping[str, str], hypermodel: str, given: runs.ModelConfig, manifest: Manifest,
+  mesh: Mesh,
+) -> Iterator[tuple[str, Method]]:  # fmt: skip
+  model, fingerprint = given.load(mesh)
   base = adapters.Base(
     given.source, given.architecture, fingerprint, manifest.vocabulary["fingerprint"]
   )
@@ -147,7 +169,8 @@ def _methods(
     if adapters.is_adapter(folder):
       yield name, _adapted(folder, model, base, manifest, identity)
       continue
-    method = _trained(folder, (model, fingerprint), manifest, identity)
+    run = runs.load(folder, loaded=(model, fingerprint), mesh=mesh)
+    method = _trained(run, manifest, identity)
     yield name, method
     if name == hypermodel:
       yield "other_task_support", method.under(other_support=True)
@@ -156,12 +179,9 @@ def _methods(
   yield "in_context_shuffled", in_context.under(shuffle_outputs=True)
 
 
-def _trained(
-  folder: str, loaded: tuple[nnx.Module, str], manifest: Manifest, identity: str
-) -> Method:
+def _trained(run: runs.Run, manifest: Manifest, identity: str) -> Method:
   """A training run as a method."""
-  run = runs.load(folder, loaded=loaded)
-  _check_reads(folder, run.prompt.to_json(), run.vocabulary.fingerprint, manifest)
+  _check_reads(run.folder, run.prompt.to_json(), run.vocabulary.fingerprint, manifest)
   place = {"inline": True} if run.inline else {}
   reads = run.inline or getattr(run.producer, "reads_support", True)
   return Method(run.producer, run.downstream, f"{identity} {run.trained_hash}", place, reads)
@@ -184,7 +204,7 @@ def _adapted(
 
 
 def _check_reads(
-  folder: str, prompt: Mapping[str, Any] | None, vocabulary: str, manifest: Manifest
+  folder: str | os.PathLike, prompt: Mapping[str, Any] | None, vocabulary: str, manifest: Manifest
 ) -> None:
   """Refuses a method that reads texts in another form than the data has."""
   own, built = prompt, manifest.prompt.to_json()

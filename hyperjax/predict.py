@@ -71,6 +71,7 @@ def parser() -> argparse.ArgumentParser:
   p.add_argument("--temperature", type=float, default=0.0, help="0, the default, is greedy")
   p.add_argument("--seed", type=int, default=0, help="of sampling (default: 0)")
   p.add_argument("--batch_size", type=int, default=32, help="default: 32")
+  p.add_argument("--devices", type=int, default=1, help="that share the model (default: 1)")
   p.add_argument("--out", type=pathlib.Path, help="writes JSON lines: input, prediction, adapter")
   return p
 
@@ -268,7 +269,8 @@ def predict(args: argparse.Namespace) -> list[dict[str, str]]:
 
   model = runs.ModelConfig(families.read_config(source), source)
   vocabulary = vocabularies.load(source)
-  downstream, fingerprint = model.load()
+  mesh = runs.sharing(args.devices)
+  downstream, fingerprint = model.load(mesh)
   base = adapters.Base(source, model.architecture, fingerprint, vocabulary.fingerprint)
   loaded = {}
   for folder in folders:
@@ -281,9 +283,10 @@ def predict(args: argparse.Namespace) -> list[dict[str, str]]:
     Sampling(args.temperature) if args.temperature else None, args.seed, args.batch_size,
   )  # fmt: skip
   predictions = [""] * len(requests)
-  for group, length in batches(tokenise(requests, loaded, tools), args.batch_size):
-    for job, text in zip(group, answer(group, length, tools), strict=True):
-      predictions[job.index] = text
+  with jax.set_mesh(mesh):
+    for group, length in batches(tokenise(requests, loaded, tools), args.batch_size):
+      for job, text in zip(group, answer(group, length, tools), strict=True):
+        predictions[job.index] = text
   return [
     {"input": request.text, "prediction": text, "adapter": request.adapter}
     for request, text in zip(requests, predictions, strict=True)

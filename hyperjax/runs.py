@@ -209,6 +209,19 @@ def configured(folder: str | os.PathLike) -> dict[str, Any]:
   return given | {"model": dataclasses.replace(given["model"], attention="auto")}
 
 
+def sharing(devices: int) -> Mesh:
+  """So many devices that share a model's heads, MLP and vocabulary: for the commands without gin
+  files, which may have one episode only.
+
+  Raises:
+    ValueError: there are not so many.
+  """
+  here = jax.devices()
+  if not 1 <= devices <= len(here):
+    raise ValueError(f"--devices must be in 1..{len(here)}, this machine's devices, not {devices}")
+  return sharding.MeshConfig(1, 1, devices).build(here[:devices])
+
+
 @dataclasses.dataclass(frozen=True)
 class Run:
   """A finished (or interrupted) training run, ready to be used.
@@ -250,6 +263,7 @@ def load(
   *,
   source: str | None = None,
   loaded: tuple[families.Model, str] | None = None,
+  mesh: Mesh | None = None,
 ) -> Run:
   """Opens a training run by its own folder alone.
 
@@ -257,6 +271,7 @@ def load(
     folder: the run's MODEL_DIR, with config.gin and checkpoints.
     source: where the downstream model lies, if not where it lay in training.
     loaded: the downstream model and its fingerprint, where the caller has them already.
+    mesh: what all arrays are sharded over; the default device where None.
 
   Raises:
     FileNotFoundError: the folder holds no run, or no complete checkpoint.
@@ -267,13 +282,13 @@ def load(
   model = given["model"]
   if source is not None:
     model = dataclasses.replace(model, source=source)
-  downstream, fingerprint = loaded or model.load()
+  downstream, fingerprint = loaded or model.load(mesh)
   data = given["data"]
   vocabulary = vocabularies.load(data.config.vocabulary)
   producer, seed = given["hypermodel"], given["run"].seed
   if hasattr(producer, "without_source"):  # the checkpoint has all that the source gave
     producer = producer.without_source()
-  parts = build_parts(producer, downstream, encoder(vocabulary), seed)
+  parts = build_parts(producer, downstream, encoder(vocabulary), seed, mesh)
   checkpoints = Checkpoints(folder, fingerprint, read_only=True)
   restored = checkpoints.restore(parts.trained, None)
   checkpoints.close()

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 
 from hyperjax import launch, progress, runs
 from hyperjax.core import arithmetic, sharding
@@ -111,6 +112,7 @@ def tune(
   methods: Mapping[str, Method],
   config: TuneConfig,
   data: runs.DataFolder | None = None,
+  mesh: sharding.MeshConfig = sharding.MeshConfig(),
   dry_run: bool = False,
 ) -> int:
   """Tunes every method on every task and writes curves over steps.
@@ -123,6 +125,8 @@ def tune(
     methods: {name: how it tunes}.
     config: what they share.
     data: the tasks; the run's held-out ones where None.
+    mesh: the devices, and what is sharded over them. A task is one episode, which is never split:
+      `data` and `fsdp` give room for the weights, `tensor` shares out work too.
     dry_run: print what would be done.
   """
   given = runs.configured(run)
@@ -135,21 +139,24 @@ def tune(
 
   vocabulary = vocabularies.load(data.config.vocabulary)
   manifest = data.open(vocabulary)
-  model, fingerprint = given["model"].load()
+  devices = mesh.build()
+  model, fingerprint = given["model"].load(devices)
   tasks = manifest.select(config.tasks, ())
   bench = Bench.open(manifest, tasks, methods, config, given["model"].architecture.layout)
   starts = {
-    name: runs.load(method.start.run, loaded=(model, fingerprint))
+    name: runs.load(method.start.run, loaded=(model, fingerprint), mesh=devices)
     for name, method in methods.items() if method.start
   }  # fmt: skip
   folder = pathlib.Path(output_dir) / "cells"
   folder.mkdir(parents=True, exist_ok=True)
   launch.accept()
   cells: dict[str, dict[str, list[Curve]]] = {}
-  with progress.counter() as bar:
+  with progress.counter() as bar, jax.set_mesh(devices):
     done = bar.add_task("", total=len(methods) * len(tasks) * len(config.seeds))
     for name, method in methods.items():
-      tuner = Tuner.build(method, model, runs.encoder(vocabulary), config, starts.get(name))
+      tuner = Tuner.build(
+        method, model, runs.encoder(vocabulary), config, starts.get(name), devices
+      )
       about = [
         _TUNING, fingerprint, given["model"].dtypes(), manifest.values["tasks"],
         dataclasses.asdict(config), repr(method),
@@ -284,6 +291,7 @@ class Tuner:
     method, config, start: as given; start is the run that phi starts from.
     parts: the system at its initial values.
     transform, train_step: what changes it.
+    mesh: that all of it lies on.
   """
 
   method: Method
@@ -293,9 +301,12 @@ class Tuner:
   parts: step_lib.Parts
   transform: Any
   train_step: Any
+  mesh: Mesh
 
   @classmethod
-  def build(cls, method: Method, model, encode, config, start: runs.Run | None) -> "Tuner":
+  def build(
+    cls, method: Method, model, encode, config, start: runs.Run | None, mesh: Mesh
+  ) -> "Tuner":
     """The method for a downstream model.
 
     Raises:
@@ -306,16 +317,19 @@ class Tuner:
         f"{type(method.producer).__name__} tunes no phi: it cannot start from {method.start.run}"
       )
     spec = method.producer.spec(model) if method.start else None
-    parts = runs.build_parts(method.producer, model, encode, 0)
+    parts = runs.build_parts(method.producer, model, encode, 0, mesh)
     transform = method.optimizer.build(config.steps, parts.axes)
-    train_step = step_lib.make_train_step(parts.graph, transform, step_lib.Objective())
-    return cls(method, config, start, spec, parts, transform, train_step)
+    state = step_lib.optimizer_shapes(transform, parts.trained, mesh)
+    lying = step_lib.lies(parts.trained), step_lib.lies(state)
+    train_step = step_lib.make_train_step(
+      parts.graph, transform, step_lib.Objective(), lying=lying
+    )
+    return cls(method, config, start, spec, parts, transform, train_step, mesh)
 
   def curve(self, bench: Bench, task: str, seed: int) -> Curve:
     """Tunes on one task; exact match and log-likelihood of its other queries at each step asked."""
     trained = self._initial(bench, task, seed)
-    mesh = sharding.MeshConfig().build(jax.devices()[:1])  # of one episode a batch
-    state = step_lib.init_optimizer(self.transform, trained, mesh)
+    state = step_lib.init_optimizer(self.transform, trained, self.mesh)
     asked = [bench.batch(episode) for episode in bench.asked(task)]
     found = [self._measure(trained, asked, 0)] if 0 in self.config.measure else []
     count = self.method.num_examples
@@ -338,7 +352,8 @@ class Tuner:
       phis[0] if len(phis) == 1 else arithmetic.mean(phis), self.spec
     )
     system = nnx.merge(self.parts.graph, self.parts.trained, self.parts.frozen)
-    return step_lib.split(step_lib.System(tuned, system.downstream)).trained
+    trained = step_lib.split(step_lib.System(tuned, system.downstream)).trained
+    return sharding.place(trained, self.parts.axes, self.mesh)
 
   def _measure(self, trained, asked: Sequence[Batch], step: int) -> Point:
     system = nnx.merge(self.parts.graph, trained, self.parts.frozen)

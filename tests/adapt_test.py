@@ -51,7 +51,7 @@ def run_of(base, monkeypatch, tmp_path):
       inline, trained,
       {"hypermodel": type(config).__name__, "step": 7, "data": "abc"},
     )  # fmt: skip
-    monkeypatch.setattr(runs, "load", lambda folder, source=None: run)
+    monkeypatch.setattr(runs, "load", lambda folder, **_: run)
     return run
 
   return install
@@ -179,6 +179,8 @@ def test_what_is_there_is_not_overwritten_unasked(run_of, examples, tmp_path, ca
   (["--max_tokens", "0"], "--max_tokens must be at least 1, not 0"),
   (["--examples", "/no/such.jsonl"], "/no/such.jsonl does not exist"),
   (["--checkpoint", "/no/such/run"], "/no/such/run"),
+  (["--devices", "0"], "--devices must be in 1..1, this machine's devices, not 0"),
+  (["--devices", "2"], "--devices must be in 1..1, this machine's devices, not 2"),
 ])
 def test_a_wrong_argument_is_named(examples, tmp_path, capsys, arguments, message):
   status, _, err = main(capsys, "--examples", examples, "--out", tmp_path / "a", *arguments)

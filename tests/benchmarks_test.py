@@ -5,6 +5,7 @@ import itertools
 import json
 import math
 import os
+import pathlib
 import sys
 import threading
 
@@ -12,6 +13,9 @@ import pytest
 
 from benchmarks import tiny_t5
 from hyperjax import convert, evaluate, launch, runs, train
+from hyperjax.data import manifest
+from hyperjax.tasks import rules
+from tests import tiny as tiny_lib
 
 
 def load(name: str):
@@ -195,8 +199,52 @@ def test_the_help_teaches(capsys):
   assert "python -m benchmarks.tiny_t5 --text_dir my_texts --out" in capsys.readouterr().out
 
 
-def test_the_whole_experiment_runs_and_resumes(tmp_path, monkeypatch, capsys):
+# Behind the experiment's own settings: a smaller model, fewer tasks, one static shape of each kind,
+# an optimizer that compiles sooner.
+EVALUATION = {"eval_sets.EvalConfig.include": list(rules.HELD_OUT_TASKS[:2]), "BATCH_SIZE": 2}
+TRAINING = {
+  "t5.T5Config.d_model": 16, "t5.T5Config.num_encoder_layers": 1, "t5.T5Config.head_dim": 8,
+  "t5.T5Config.d_mlp": 16, "train/manifest.DataConfig.max_examples": 40,
+  "held_out/manifest.DataConfig.max_examples": 40, "eval_sets.EvalConfig.max_shapes": 1,
+  "eval_sets.EvalConfig.batch_size": 2, "OPTIMIZER": "@optimizers.AdamW()", **EVALUATION,
+}  # fmt: skip
+MTF = {**TRAINING, "MIXTURE_OR_TASK_NAME": rules.TRAIN_TASKS[0], "MAX_BUCKETS": 1}
+
+
+@pytest.fixture
+def built_here(monkeypatch, empty_registry):
+  """Data is built in this process: starting another that imports TensorFlow takes longer."""
+  from hyperjax.data import build
+
+  original = manifest.ensure
+
+  def ensure(config, out, **given):
+    if not (pathlib.Path(out) / manifest.FILE).exists():
+      build.build(config, out)
+    return original(config, out, **given)
+
+  monkeypatch.setattr(manifest, "ensure", ensure)
+
+
+def smaller(module: str, arguments) -> list[str]:
+  """A cell's command line with the settings above."""
+  if module == "hyperjax.convert":
+    return [*arguments]
+  more = {**EVALUATION, "MAX_SHAPES": 1}
+  if module == "hyperjax.train":
+    more = MTF if f"--gin_file={tiny_t5.RULES}" in arguments else TRAINING
+  if "--gin_file=runs/mtf.gin" in arguments:  # its report says the same later
+    more = {**more, "EVAL_PERIOD": 0}
+  return [*arguments, *tiny_t5.commands.gin_arguments([], more)]
+
+
+def test_the_whole_experiment_runs_and_resumes(tmp_path, monkeypatch, capsys, built_here):
   """T5 from random weights to the figure, of one hypermodel, in steps too few to learn anything."""
+  with tiny_lib.shared_programs(tmp_path):  # what resumes has the programs of what it goes on from
+    _run_the_whole_experiment(tmp_path, monkeypatch)
+
+
+def _run_the_whole_experiment(tmp_path, monkeypatch):
   texts = tmp_path / "texts"
   texts.mkdir()
   (texts / "a.txt").write_text("Nobody reads what is written here about nothing at all. " * 300)
@@ -208,7 +256,7 @@ def test_the_whole_experiment_runs_and_resumes(tmp_path, monkeypatch, capsys):
 
   def run(module, arguments, log):
     ran.append(module)
-    assert mains[module](list(arguments)) == 0
+    assert mains[module](smaller(module, arguments)) == 0
 
   monkeypatch.setattr(tiny_t5.commands, "run", run)
   monkeypatch.setattr(tiny_t5, "LEAST_IN_CONTEXT", 0.0)

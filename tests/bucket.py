@@ -22,7 +22,7 @@ class Bucket:
 
   Attributes:
     objects: {name: (contents, generation)}.
-    read: names of objects whose contents were read, in order.
+    read, written: names of objects whose contents were read, and of those written, in order.
     forbidden: names of objects that may not be read.
     full: whether nothing more may be written.
     parts: what has come of each upload in parts.
@@ -32,6 +32,7 @@ class Bucket:
   def __init__(self, port: int):
     self.objects: dict[str, tuple[bytes, int]] = {}
     self.read: list[str] = []
+    self.written: list[str] = []
     self.forbidden: set[str] = set()
     self.full = False
     self.parts: list[bytes] = []
@@ -46,6 +47,7 @@ class Bucket:
 
   def put(self, name: str, contents: bytes) -> dict:
     self._generation += 1
+    self.written.append(name)
     self.objects[name] = contents, self._generation
     return self.about(name)
 

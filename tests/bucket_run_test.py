@@ -1,9 +1,14 @@
 """A run in a bucket: stores come from it; checkpoints, metrics and configuration go to it."""
 
+import json
+import os
 import pathlib
+import re
 import shutil
+import signal
 
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from hyperjax import runs, storage, train
@@ -11,7 +16,9 @@ from hyperjax.training import metrics_writer
 from hyperjax.training.checkpoints import Checkpoints
 from hyperjax.training.metrics_writer import MetricsWriter
 from tests import bucket as bucket_lib
+from tests import several
 from tests import tiny as tiny_lib
+from tests.several import Layout
 
 tiny = tiny_lib.fixture
 bucket = bucket_lib.fixture
@@ -57,6 +64,58 @@ def test_a_run_in_a_bucket_is_the_run_on_a_disk(tiny, bucket, tmp_path, capsys):
   assert train.main([f"--gin_file={RUN}/config.gin"]) == 0
   storage.copy_folder(RUN, tmp_path / "fetched")
   tiny_lib.assert_same(tmp_path / "fetched", tiny.run)
+
+
+TWO, ALONE = Layout(2, 1, (1, 2, 1)), Layout(1, 2, (1, 2, 1))
+MACROS = {"TRAIN_STEPS": 24, "BATCH_SIZE": 4, "MAX_BUCKETS": 1, "CHECKPOINT_PERIOD": 4,
+          "EVAL_PERIOD": 12, "DTYPE": "float64"}  # fmt: skip
+
+
+def figures(folder, name: str) -> list[tuple[int, float]]:
+  """(step, value) of a run's metric."""
+  lines = metrics_writer.read(f"{folder}/metrics.jsonl")
+  return [(line["step"], line[name]) for line in lines if name in line]
+
+
+def count(bucket, name: str) -> int:
+  """How often objects whose names begin so were written."""
+  return sum(written.startswith(f"run/{name}") for written in bucket.written)
+
+
+@pytest.mark.pods
+def test_two_processes_write_to_a_bucket_and_go_on_from_it(tiny, bucket, tmp_path):
+  """Stopped by SIGTERM; each saves its part of a checkpoint, the first one writes all else."""
+  undisturbed = tmp_path / "undisturbed"
+  (tmp_path / "logs").mkdir()
+  with several.starting(tiny, tmp_path / "logs") as starter:
+    alone = starter.start(undisturbed, ALONE, **MACROS)
+    run = starter.start(RUN, TWO, bucket.environment, **MACROS)
+    whole = "run/checkpoints/4/commit_success.txt"
+    starter.wait_until(lambda: whole in bucket.objects, run)
+    for pid in run.pids:
+      os.kill(pid, signal.SIGTERM)
+    assert starter.statuses(run, 60) == [75, 75], run.text()
+    assert starter.statuses(alone) == [0], alone.text()
+    stopped = re.findall(r"by SIGTERM after step (\d+); state is saved in (.+):", run.text())
+    done = int(stopped[0][0])
+    assert stopped == [(str(done), RUN)] * 2 and done < 24
+    assert [step for step, _ in figures(RUN, "loss")] == [*range(1, done + 1)]
+    saves = -(-done // 4)
+    assert count(bucket, "config.gin") == 1
+    assert count(bucket, "metrics.jsonl") == count(bucket, "events") == saves + 1
+    assert len(bucket.names("run/events")) == 1
+
+    run = starter.start(RUN, TWO, bucket.environment, **MACROS)
+    assert starter.statuses(run) == [0, 0], run.text()
+  assert run.text().count(f"resuming {RUN} at step {done} of 24") == 2
+  assert count(bucket, "config.gin") == 2 and len(bucket.names("run/events")) == 2
+  for name in ("loss", "held_out/exact_match", "held_out/log_likelihood"):
+    left, right = figures(RUN, name), figures(undisturbed, name)
+    np.testing.assert_allclose(left, right, atol=1e-9, err_msg=name)
+    assert len(left) == (24 if name == "loss" else 3)
+  about = "checkpoints/24/about/metadata"
+  left = json.loads(bucket.objects[f"run/{about}"][0])["checksums"]
+  assert left == json.loads((undisturbed / about).read_text())["checksums"] and len(left) > 20
 
 
 def test_metrics_that_a_bucket_does_not_take_are_kept(bucket):

@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-import time
 
 import numpy as np
 import pytest
@@ -21,13 +20,6 @@ MACROS = {"TRAIN_STEPS": 24, "BATCH_SIZE": 4, "MAX_BUCKETS": 1, "CHECKPOINT_PERI
           "DTYPE": "float64"}  # fmt: skip
 
 
-def wait_until(condition, starter, run) -> None:
-  end = time.monotonic() + several.TIMEOUT
-  while not condition():
-    assert time.monotonic() < end and starter.statuses(run, 0) == [None] * 4, run.text()
-    time.sleep(0.01)
-
-
 @pytest.mark.pods
 def test_four_processes_survive_a_kill_and_a_preemption(tiny, tmp_path):
   """In the end one process with four devices goes on; and nothing of all that is seen."""
@@ -36,13 +28,13 @@ def test_four_processes_survive_a_kill_and_a_preemption(tiny, tmp_path):
   with several.starting(tiny, tmp_path / "logs") as starter:
     run = starter.start(folder, FOUR, **MACROS)
     saved = folder / "checkpoints" / "5"
-    wait_until(lambda: saved.is_dir() and len(steps_of(folder)) > 5, starter, run)
+    starter.wait_until(lambda: saved.is_dir() and len(steps_of(folder)) > 5, run)
     os.kill(run.pids[-1], signal.SIGKILL)
     *others, killed = starter.statuses(run, 60)
     assert killed == -signal.SIGKILL and None not in others and 0 not in others, run.text()
 
     run = starter.start(folder, FOUR, **MACROS)
-    wait_until(lambda: len(steps_of(folder)) > 11, starter, run)
+    starter.wait_until(lambda: len(steps_of(folder)) > 11, run)
     for pid in run.pids:
       os.kill(pid, signal.SIGTERM)
     assert starter.statuses(run, 30) == [75] * 4, run.text()

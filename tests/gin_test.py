@@ -298,8 +298,8 @@ def test_each_protocol_is_whole(name, data):
     [*files, "systems/hyperllama.gin", "runs/mtf.gin"], "hyperjax.train", "train",
     bindings=["DATA_DIR='d'", "MODEL_DIR='m'", "TRAIN_STEPS=1", *needed],
   )  # fmt: skip
-  assert given["data"].config.hash() == trained["data"].held_out.config.hash()
-  assert given["data"].path == trained["data"].held_out.path
+  assert given["data"].held_out.config.hash() == trained["data"].held_out.config.hash()
+  assert given["data"].held_out.path == trained["data"].held_out.path
   episodes = given["episodes"]
   assert episodes.max_queries in (None, 100)
   shown = {"natural_instructions": 2, "metaicl": None, "symbol_tuning": PerClass(4), "p3": 16}
@@ -316,7 +316,7 @@ def test_every_file_is_tested_here():
     f"runs/{name}.gin"
     for name in ("train", "mtf", "mtf_few_shot", "mtf_per_class", "hyperpretrain", "data", "stores",
                  "tasks",
-                 "held_out", "evaluate", "evaluate_on", "eval_p3", "eval_metaicl",
+                 "held_out", "mesh", "evaluate", "evaluate_on", "eval_p3", "eval_metaicl",
                  "eval_natural_instructions", "eval_symbol_tuning", "tune", "tune_baselines")
   }
 

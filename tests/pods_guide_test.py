@@ -101,7 +101,7 @@ def test_the_other_commands_are_whole(guide, capsys):
   files = [w.removeprefix("--gin_file=") for w in calls["evaluate"] if w.startswith("--gin_file=")]
   bindings = [w.removeprefix("--gin.") for w in calls["evaluate"] if w.startswith("--gin.")]
   given = launch.arguments(files, "hyperjax.evaluate", "evaluate", bindings=bindings)
-  assert given["runs_by_method"] == {"hyperllama": "runs/mtf"}
+  assert given["runs_by_method"] == {"hyperllama": "runs/mtf"} and given["mesh"].fsdp == -1
 
 
 def test_the_copies_are_where_the_run_reads(guide):

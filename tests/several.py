@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 
@@ -91,6 +91,14 @@ class Starter:
     """The exit statuses (less than 0: of a signal); None of one that still runs after that time."""
     end = time.monotonic() + seconds
     return [self._ask({"pid": pid, "seconds": max(0, end - time.monotonic())}) for pid in run.pids]
+
+  def wait_until(self, condition: Callable[[], bool], run: Run) -> None:
+    """Returns when the condition holds; fails where a process of the run ends before that."""
+    end = time.monotonic() + TIMEOUT
+    while not condition():
+      going = self.statuses(run, 0) == [None] * len(run.pids)
+      assert going and time.monotonic() < end, run.text()
+      time.sleep(0.01)
 
   def _ask(self, request: dict) -> int | None:
     self._process.stdin.write(json.dumps(request) + "\n")

@@ -175,7 +175,7 @@ def test_the_adapter_is_the_producers_phi_and_answers_alike(
     tmp_path / "run", runs.ModelConfig(CONFIG, str(folder), dtype="float32"), model, producer, 7,
     vocabulary, PROMPT, base.fingerprint, "", False, ("producer",), {"hypermodel": name, "step": 7},
   )  # fmt: skip
-  monkeypatch.setattr(runs, "load", lambda folder, source=None: the_run)
+  monkeypatch.setattr(runs, "load", lambda folder, **_: the_run)
   examples = tmp_path / "ex.jsonl"
   examples.write_text("\n".join(json.dumps({"input": i, "output": o}) for i, o in EXAMPLES))
   status, out, err = run(

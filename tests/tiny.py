@@ -141,18 +141,18 @@ def make(base: pathlib.Path) -> Tiny:
   params = families.random(config, seed=1).params
   vocabulary = vocabularies.load(sources.EMBEDDED)
   families.save(tiny.model, config, params, tokenizer=vocabulary, max_positions=256)
-  with shared_programs(tiny):
+  with shared_programs(base):
     assert tiny.train(tiny.run, EVAL_PERIOD=STEPS) == 0
   return tiny
 
 
 @contextlib.contextmanager
-def shared_programs(tiny: Tiny):
-  """Reads and writes compiled programs where the subprocesses do."""
+def shared_programs(base: pathlib.Path):
+  """Reads and writes compiled programs below a folder: a setting's, where its subprocesses do."""
   names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs",
            "jax_persistent_cache_min_entry_size_bytes")  # fmt: skip
   before = {name: getattr(jax.config, name) for name in names}
-  for name, value in zip(names, (str(tiny.base / "programs"), 0, -1), strict=True):
+  for name, value in zip(names, (str(base / "programs"), 0, -1), strict=True):
     jax.config.update(name, value)
   compilation_cache.reset_cache()
   try:
@@ -167,7 +167,7 @@ def shared_programs(tiny: Tiny):
 def fixture(tmp_path_factory):
   """The setting: `tiny = tests.tiny.fixture` in a test module."""
   tiny = make(tmp_path_factory.getbasetemp() / "tiny")
-  with shared_programs(tiny):
+  with shared_programs(tiny.base):
     yield tiny
 
 

@@ -2,8 +2,10 @@
 
 import dataclasses
 
+import jax
 import pytest
 
+from hyperjax.core.sharding import MeshConfig
 from hyperjax.data import layouts, loader
 from hyperjax.data.manifest import Manifest
 from hyperjax.hypermodels.prompts import GistTokens, SoftPromptConfig
@@ -37,7 +39,8 @@ def test_a_soft_prompt_is_tuned(tmp_path, model):
   layout = downstream.config.layout
   bench = Bench.open(Manifest.load(tmp_path), ["t"], {"m": method}, shared, layout)
   encode = lambda text: Bytes().encode_batch([text])[0]
-  curve = Tuner.build(method, downstream, encode, shared, None).curve(bench, "t", 0)
+  mesh = MeshConfig().build(jax.devices()[:1])
+  curve = Tuner.build(method, downstream, encode, shared, None, mesh).curve(bench, "t", 0)
   assert [point["step"] for point in curve] == [0, 4]
   assert curve[1]["log_likelihood"] > curve[0]["log_likelihood"] + 0.1
 

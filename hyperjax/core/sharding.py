@@ -131,7 +131,7 @@ def fitted(
   return PartitionSpec(*out)
 
 
-def shardings(tree: Any, axes: Any, mesh: Mesh) -> Any:
+def shardings(tree: Any, axes: Any, mesh: Mesh | AbstractMesh) -> Any:
   """A tree of NamedSharding for a tree of arrays (or their shapes) and one of logical axes."""
   return jax.tree.map(
     lambda x, names: NamedSharding(mesh, fitted(partition(names), x.shape, mesh.shape)), tree, axes
@@ -184,7 +184,7 @@ def abstract_batch(batch: Any, mesh: Mesh) -> Any:
   return jax.tree.map(lambda x: _lying(x, _over_episodes(mesh)), batch)
 
 
-def abstract(tree: Any, axes: Any, mesh: Mesh) -> Any:
+def abstract(tree: Any, axes: Any, mesh: Mesh | AbstractMesh) -> Any:
   """The shapes of arrays as `place` would put them on the mesh."""
   return jax.tree.map(_lying, tree, shardings(tree, axes, mesh))
 
@@ -233,7 +233,7 @@ def gather(x: jax.Array, axes: Sequence[str]) -> jax.Array:
 
 
 def whole(x: jax.Array) -> jax.Array:
-  """Small weights as they are used: all of them on each device."""
+  """Small weights as they are used, and what all processes read: all of it on each device."""
   return constrain(x, [None] * x.ndim)
 
 

@@ -6,6 +6,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from hyperjax.core import phi as phi_lib
+from hyperjax.core import sharding
 from hyperjax.core.batch import Batch, Support
 from hyperjax.core.phi import Phi
 from hyperjax.models.generate import generate
@@ -26,7 +27,8 @@ def teacher_forced(
   token is the most likely one, that is where greedy decoding would emit it."""
   logits = downstream(batch.query, phi)
   likelihood = -losses.token_losses(logits, batch.targets, batch.weights).sum(-1)
-  return likelihood, losses.exact_matches(logits, batch.targets, batch.weights)
+  exact = losses.exact_matches(logits, batch.targets, batch.weights)
+  return sharding.whole(likelihood), sharding.whole(exact)
 
 
 @jax.jit

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec, Sharding
 from jaxtyping import Array, Float
 
 from hyperjax.core import sharding
@@ -57,10 +57,11 @@ def split(system: System, train: tuple[str, ...] = ("producer",)) -> Parts:
 
 
 def optimizer_shapes(
-  transform: optax.GradientTransformation, trained: Tree, mesh: Mesh
+  transform: optax.GradientTransformation, trained: Tree, mesh: Mesh | AbstractMesh
 ) -> Tree:
-  """What the optimizer's first state looks like and where it lies: per-parameter moments as the
-  parameters, the rest (step counts, factored moments) on every device.
+  """What the optimizer's first state looks like and where it lies: moments as their parameters,
+  factored ones (a parameter's rows or columns) as the axes that they have of it, the rest (step
+  counts) on every device.
 
   Args:
     transform: the optimizer.
@@ -73,13 +74,28 @@ def optimizer_shapes(
   def place(path, leaf):
     # A moment's path holds its parameter's: (0, mu, 'producer', 'gist').
     parts = (path[i:j] for i in range(len(path)) for j in range(i + 1, len(path) + 1))
-    owner = next((parameters[part] for part in parts if part in parameters), leaf)
-    same = owner is not leaf and owner.shape == leaf.shape
-    where = owner.sharding if same else everywhere
+    owner = next((parameters[part] for part in parts if part in parameters), None)
+    where = everywhere if owner is None else _beside(owner, leaf.shape, everywhere)
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
 
   shapes = jax.eval_shape(transform.init, trained)
   return jax.tree_util.tree_map_with_path(place, shapes)
+
+
+def _beside(
+  parameter: jax.Array | jax.ShapeDtypeStruct, shape: tuple[int, ...], everywhere: NamedSharding
+) -> Sharding:
+  """Where a moment of this shape lies: as its parameter does, or, where it is a mean over one axis,
+  as the other axes do. Of axes of one size the last is taken for that one."""
+  if shape == parameter.shape:
+    return parameter.sharding
+  spec = tuple(getattr(parameter.sharding, "spec", ()))
+  axes = [*zip(parameter.shape, (*spec, *[None] * len(parameter.shape)), strict=False)]
+  for averaged in reversed(range(len(axes))):
+    left = axes[:averaged] + axes[averaged + 1 :]
+    if shape == tuple(size for size, _ in left):
+      return NamedSharding(everywhere.mesh, PartitionSpec(*(target for _, target in left)))
+  return everywhere
 
 
 def init_optimizer(transform: optax.GradientTransformation, trained: Tree, mesh: Mesh) -> Tree:

@@ -1,4 +1,4 @@
-"""Training on a mesh is training on one device: made sharded, moved no more than need be, equal."""
+"""A mesh trains and answers as one device: made sharded, moved no more than need be, equal."""
 
 import json
 import os
@@ -55,6 +55,13 @@ def test_every_mesh_has_the_losses_of_one_device(trained):
   assert len(one) == on_meshes.STEPS and one[-1] < one[0] - 1
   for name in ("data", "fsdp", "all"):
     np.testing.assert_allclose(found[name]["losses"], one, atol=1e-9, rtol=0, err_msg=name)
+
+
+def test_a_mesh_answers_as_one_device(trained):
+  found, _ = trained
+  one, every = found["one"]["answers"], found["all"]["answers"]
+  assert one["ids"] == every["ids"] and len({id for row in one["ids"] for id in row[0]}) > 5
+  np.testing.assert_allclose(every["likelihoods"], one["likelihoods"], atol=1e-9, rtol=0)
 
 
 def test_no_array_is_replicated_on_its_way(trained):

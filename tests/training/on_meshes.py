@@ -1,6 +1,6 @@
 """Programs that `meshes_test` runs with virtual devices, which jax counts only once in a process:
 
-    on_meshes train FOLDER         trains a tiny HyperLlama on several meshes of 8 devices
+    on_meshes train FOLDER         asks and trains a tiny HyperLlama on several meshes of 8 devices
     on_meshes attend               works off splash attention on meshes of 8 devices
     on_meshes batch PORT PROCESS   one of two processes with 4 devices each
 
@@ -24,6 +24,7 @@ from hyperjax import runs
 from hyperjax.core import attention, masks, sharding
 from hyperjax.core.attention import devices, splash
 from hyperjax.core.phi import Prefix
+from hyperjax.evaluation import scoring
 from hyperjax.hypermodels.hyperllama import GistConfig, HyperLlamaConfig
 from hyperjax.models import families, tensor_files
 from hyperjax.training import step
@@ -65,6 +66,19 @@ def train(parts, mesh, start):
   return losses, program, state
 
 
+def asked(parts, mesh) -> dict:
+  """Its greedy answers before training, and log-likelihoods of targets."""
+  system = nnx.merge(parts.graph, parts.trained, parts.frozen)
+  batch = jax.tree.map(np.asarray, tiny.batch(*LENGTHS, seed=7))
+  with jax.set_mesh(mesh):
+    phi = scoring.produce(system.producer, system.downstream, batch.support)
+    ids, _ = scoring.answers(system.downstream, phi, batch, (), max_new_tokens=5)
+    rows = np.arange(len(LENGTHS))[::-1]  # each query under another episode's phi
+    likelihoods = scoring.likelihoods(system.downstream, phi, rows, batch)
+  assert likelihoods.is_fully_replicated
+  return {"ids": ids.tolist(), "likelihoods": likelihoods.tolist()}
+
+
 def shard(x):
   """The shape of what one device holds of an array."""
   return x.sharding.shard_shape(x.shape)
@@ -94,10 +108,12 @@ def train_all(folder) -> None:
       parts = system(folder, "two_scans" if name == "one" else "one_scan", mesh)
     start = start or jax.tree.map(np.asarray, parts.trained)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), parts.trained, start)
+    answers = asked(parts, mesh) if name in ("one", "all") else None
     losses, program, state = train(parts, mesh, start)
     decoder = parts.frozen["downstream"]["decoder"]
     out[name] = {
       "losses": losses,
+      "answers": answers,
       "gate": shard(decoder["mlp"]["gate"]),
       "o": shard(decoder["self"]["o"]),
       "moments": sorted(set(map(shard, jax.tree.leaves(state)))),
