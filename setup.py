@@ -62,6 +62,7 @@ setup(
     "orbax-checkpoint",
     "protobuf",
     "pyarrow",
+    "qwix",
     "rich",
     "rouge-score",
     "safetensors",
