@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from benchmarks import few_bits
 from hyperjax import adapt, adapters, launch, predict, runs, tune
 from hyperjax import compile as compile_lib
 from hyperjax.core import quantised
@@ -26,15 +27,20 @@ def training(model: str, system: str, *bindings: str) -> compile_lib.Training:
   return compile_lib.Training.of(given)
 
 
-@pytest.mark.parametrize("bits, most", [(8, 0.51), (4, 0.29)])
+@pytest.mark.parametrize("bits, backend, least, most", [
+  (8, "cpu", 0.5, 0.51), (8, "tpu", 0.5, 0.51), (4, "cpu", 0.53, 0.54), (4, "tpu", 0.28, 0.29),
+])  # fmt: skip
 @pytest.mark.parametrize("model, system, numbers", [
   ("smollm2_135m", "hyperllama", 134_515_008), ("t5_1_1_small", "gisting_t5", 76_961_152),
 ])  # fmt: skip
-def test_the_base_takes_half_the_bytes_of_half_precision(model, system, numbers, bits, most):
+def test_the_base_takes_half_the_bytes_of_half_precision(
+  model, system, numbers, bits, backend, least, most, monkeypatch
+):
   given = training(model, system, f"BASE_BITS={bits}", "DTYPE='bfloat16'")
   frozen = runs.abstract_parts(given.hypermodel, given.model).frozen
   assert quantised.numbers(frozen) == numbers
-  assert bits / 16 < quantised.stored_bytes(frozen) / (2 * numbers) < most
+  monkeypatch.setattr(jax, "default_backend", lambda: backend)
+  assert least < quantised.stored_bytes(frozen) / (2 * numbers) < most
 
 
 @pytest.mark.parametrize("model, system, bindings", [
@@ -134,6 +140,17 @@ def test_its_adapters_serve_the_plain_base_which_is_said(tiny, run, tmp_path, ca
     f"note: {made} was made on the base in 8 bits, which is used in full width here: answers may "
     "differ a little\n"
   )
+
+
+def test_the_benchmark_asks_what_training_watched(tiny):
+  """On the base as it was trained on, its exact match is the run's own."""
+  full, few = (few_bits.measure(str(tiny.run), bits, 8) for bits in (None, 8))
+  line = json.loads((tiny.run / "metrics.jsonl").read_text().splitlines()[-1])
+  for name in ("held_out/exact_match", "held_out/log_likelihood"):
+    assert full[name] == pytest.approx(line[name], rel=1e-6)
+    assert few[name] == pytest.approx(full[name], rel=0.05, abs=0.1)
+  assert full["queries"] == few["queries"] == 16
+  assert full["of_bfloat16"] == 2 and few["of_bfloat16"] < 0.6
 
 
 def test_the_same_parameters_may_train_on_without_bits(tiny, run, tmp_path):

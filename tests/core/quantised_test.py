@@ -114,7 +114,7 @@ def test_rows_of_a_table_are_looked_up_before_they_are_dequantised():
   assert whole.qtype == "int4" and whole.scale.shape == (11, 1)
 
 
-def test_weights_and_bytes_are_counted():
+def test_weights_and_bytes_are_counted(monkeypatch):
   tree = {
     "kernel": quantised.quantise(jnp.ones((2, 64, 6), jnp.bfloat16), "int4", (1,)),
     "table": quantised.quantise(jnp.ones((10, 64)), "int8", (1,)),
@@ -122,5 +122,10 @@ def test_weights_and_bytes_are_counted():
   }
   for counted in (tree, jax.eval_shape(lambda: tree)):
     assert quantised.numbers(counted) == 2 * 64 * 6 + 10 * 64 + 3
-    scales = 2 * (2 * 2 * 6) + 4 * 10
-    assert quantised.stored_bytes(counted) == 2 * 64 * 6 // 2 + 10 * 64 + scales + 4 * 3
+    rest = 10 * 64 + 4 * 10 + 4 * 3 + 2 * (2 * 2 * 6)
+    assert quantised.stored_bytes(counted) == 2 * 64 * 6 + rest
+    with monkeypatch.context() as patch:
+      patch.setattr(jax, "default_backend", lambda: "tpu")
+      assert quantised.stored_bytes(counted) == 2 * 64 * 6 // 2 + rest
+  on_device = sum(x.on_device_size_in_bytes() for x in jax.tree.leaves(tree))
+  assert quantised.stored_bytes(tree) == on_device

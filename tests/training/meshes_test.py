@@ -92,7 +92,8 @@ def test_in_8_bits_every_mesh_has_the_losses_of_one_device(trained):
   """Whole numbers and scales are sharded alike; layers are gathered in 8 bits, then dequantised."""
   found, _ = trained
   one, full = found["one in 8 bits"], found["one"]["losses"]
-  np.testing.assert_allclose(one["losses"], full, rtol=2e-2)
+  assert full[0] != one["losses"][0] == pytest.approx(full[0], rel=2e-3)
+  np.testing.assert_allclose(one["losses"], full, rtol=0.1)
   for name in ("fsdp", "all"):
     few = found[f"{name} in 8 bits"]
     np.testing.assert_allclose(few["losses"], one["losses"], atol=1e-9, rtol=0, err_msg=name)
