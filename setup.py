@@ -64,6 +64,7 @@ setup(
     "protobuf",
     "pyarrow",
     "pyyaml",
+    "qwix",
     "rich",
     "rouge-score",
     "safetensors",

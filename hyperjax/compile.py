@@ -69,7 +69,7 @@ class Training:
     """
     names = [field.name for field in dataclasses.fields(cls)]
     training = cls(**{name: given[name] for name in names if name in given})
-    runs.check_fits(training.hypermodel, training.model.architecture)
+    runs.check_fits(training.hypermodel, training.model)
     train.check_together(training.model, training.data, training.run, training.objective)
     return training
 
@@ -218,7 +218,7 @@ def as_json(
     "mesh": dict(run.mesh.build(topology.devices).shape),
     "batch": {"episodes": run.batch_size, **dataclasses.asdict(shape)},
     "remat": model.remat,
-    "dtype": model.compute_dtype("tpu").name,
+    "dtype": model.stored_as("tpu"),
     "fits": report.fits,
     "memory": {
       "limit": topology.hbm, "peak": report.peak, "arguments": report.arguments,

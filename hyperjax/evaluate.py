@@ -167,7 +167,8 @@ def _methods(
   yield "in_context", in_context
   for name, folder in runs_by_method.items():
     if adapters.is_adapter(folder):
-      yield name, _adapted(folder, model, base, manifest, identity)
+      adapter = _adapter(folder, given, base, manifest)
+      yield name, _adapted(adapter, model, base, identity)
       continue
     run = runs.load(folder, loaded=(model, fingerprint), mesh=mesh)
     method = _trained(run, manifest, identity)
@@ -187,15 +188,22 @@ def _trained(run: runs.Run, manifest: Manifest, identity: str) -> Method:
   return Method(run.producer, run.downstream, f"{identity} {run.trained_hash}", place, reads)
 
 
-def _adapted(
-  folder: str, model: nnx.Module, base: adapters.Base, manifest: Manifest, identity: str
-) -> Method:
-  """An adapter as a method: the frozen model under one phi for all tasks."""
+def _adapter(
+  folder: str, given: runs.ModelConfig, base: adapters.Base, manifest: Manifest
+) -> adapters.Adapter:
+  """An adapter that reads texts as the data has them; says what there is to say of it."""
   adapter = adapters.load(folder, base)
   if adapter.verified:
     _check_reads(folder, adapter.prompt, base.vocabulary_fingerprint, manifest)
-  else:
-    print(adapters.unverified(folder), file=sys.stderr)
+  if note := runs.remark(folder, adapter, given):
+    print(note, file=sys.stderr)
+  return adapter
+
+
+def _adapted(
+  adapter: adapters.Adapter, model: nnx.Module, base: adapters.Base, identity: str
+) -> Method:
+  """An adapter as a method: the frozen model under one phi for all tasks."""
   spec = adapters.phi_spec(base.config, adapter.phi)
   producer = TunedPhi.starting_from(adapter.phi, spec)
   return Method(

@@ -275,8 +275,8 @@ def predict(args: argparse.Namespace) -> list[dict[str, str]]:
   loaded = {}
   for folder in folders:
     adapter = adapters.load(folder, base)
-    if not adapter.verified:
-      print(adapters.unverified(folder), file=sys.stderr)
+    if note := runs.remark(folder, adapter, model):
+      print(note, file=sys.stderr)
     loaded[folder] = adapter, _prompt(folder, adapter, args.prompt)
   tools = Tools(
     downstream, vocabulary, families.context_length(source), args.max_new_tokens,

@@ -16,8 +16,8 @@ from etils import epath
 from flax import nnx
 from jax.sharding import Mesh
 
-from hyperjax import launch, storage
-from hyperjax.core import attention, sharding
+from hyperjax import adapters, launch, storage
+from hyperjax.core import attention, quantised, sharding
 from hyperjax.data import manifest as manifest_lib
 from hyperjax.data import vocabularies
 from hyperjax.data.manifest import DataConfig, Manifest
@@ -41,6 +41,8 @@ class ModelConfig:
     dtype: of the frozen weights and the activations; 'auto' is bfloat16 on accelerators, float32 on
       CPUs. Activations are at least float32 on CPUs: there bfloat16 is fast in products only.
       'float64' (with JAX_ENABLE_X64=1) is for comparing meshes; it holds for what is trained too.
+    bits: 8 or 4, of all matrices of the frozen weights; None for those of `dtype`. Products are
+      computed as without.
     remat: what the backward pass recomputes: 'none', 'dots', 'full'.
     attention: the kernel, one of `core.attention.CHOICES`; 'auto' takes what fits machine and mask.
   """
@@ -48,12 +50,18 @@ class ModelConfig:
   architecture: families.Config
   source: str
   dtype: str = "auto"
+  bits: int | None = None
   remat: str = "none"
   attention: str = "auto"
 
   def __post_init__(self):
     if self.dtype not in _DTYPES:
       raise ValueError(f"ModelConfig.dtype must be one of {_DTYPES}, not {self.dtype!r}")
+    if self.bits not in (None, *quantised.TYPES):
+      raise ValueError(
+        f"ModelConfig.bits must be None, {' or '.join(map(str, quantised.TYPES))}, not "
+        f"{self.bits!r} (gin: BASE_BITS)"
+      )
 
   def compute_dtype(self, backend: str | None = None) -> Any:
     """The dtype that 'auto' stands for on a backend ('cpu', 'tpu'); this machine's where None."""
@@ -69,14 +77,20 @@ class ModelConfig:
     dtype, backend = self.compute_dtype(backend), backend or jax.default_backend()
     return jnp.promote_types(dtype, jnp.float32) if backend == "cpu" else dtype
 
+  def stored_as(self, backend: str | None = None) -> str:
+    """The names of the types that the frozen weights have on a backend; this machine's where
+    None."""
+    name = self.compute_dtype(backend).name
+    return name if self.bits is None else f"{quantised.TYPES[self.bits]} and {name}"
+
   def dtypes(self) -> str:
-    """The names of both: what figures depend on besides weights and data."""
-    return f"{self.compute_dtype().name} {self.activations().name}"
+    """The names of weights' and activations': what figures depend on besides weights and data."""
+    return f"{self.stored_as()} {self.activations().name}"
 
   def abstract(self, backend: str | None = None) -> families.Model:
     """The model with shapes in place of arrays, as on a backend; reads nothing."""
     return families.abstract(
-      self.architecture, dtype=self.compute_dtype(backend), remat=self.remat,
+      self.architecture, dtype=self.compute_dtype(backend), bits=self.bits, remat=self.remat,
       attention=self.attention, activations=self.activations(backend),
     )  # fmt: skip
 
@@ -88,7 +102,7 @@ class ModelConfig:
     """
     attention.check(self.attention, self.activations(), self.architecture.head_dim)
     loaded = families.load(
-      self.source, dtype=self.compute_dtype(), config=self.architecture, mesh=mesh
+      self.source, dtype=self.compute_dtype(), bits=self.bits, config=self.architecture, mesh=mesh
     )
     return nnx.merge(nnx.graphdef(self.abstract()), loaded.params), loaded.fingerprint
 
@@ -161,18 +175,27 @@ def _system(
   )
 
 
-def check_fits(producer: ProducerConfig, architecture: families.Config) -> None:
-  """Refuses a system that is not for this kind of model.
+def check_fits(producer: ProducerConfig, model: ModelConfig) -> None:
+  """Refuses a system that is not for this kind of model, or trains its weights in few bits.
 
   Raises:
     ValueError: names the system, and the kind of model that it is for.
   """
+  architecture = model.architecture
   layouts = getattr(producer, "layouts", (architecture.layout,))
   if architecture.layout not in layouts:
     raise ValueError(
       f"{type(producer).__name__} is for {' or '.join(layouts)} models, not for a "
       f"{type(architecture).__name__.removesuffix('Config')} ({architecture.layout}): name another "
       "file of gin/systems"
+    )
+  copied = getattr(producer, "copies_downstream", False)
+  if model.bits is not None and (copied or "downstream" in trained_parts(producer)):
+    raise ValueError(
+      f"BASE_BITS is {model.bits}, but {type(producer).__name__} trains "
+      f"{'a copy of the' if copied else 'the'} downstream model's weights, whose steps are smaller "
+      f"than {model.bits} bits can tell apart: set BASE_BITS to None, or name a system that leaves "
+      "them frozen"
     )
 
 
@@ -236,7 +259,7 @@ class Run:
     trained_hash: of the checkpoint's parameters.
     inline: whether its queries held the support themselves.
     trained: the parts that training changed, as `trained_parts`.
-    provenance: for adapters: run, step, hypermodel, data hash.
+    provenance: for adapters: run, step, hypermodel, data hash, the base's bits where they are few.
   """
 
   folder: os.PathLike
@@ -298,6 +321,8 @@ def load(
     "hypermodel": name, "step": restored.step, "data": data.config.hash(),
     "mixture": data.config.title,
   }  # fmt: skip
+  if model.bits is not None:
+    provenance["base_bits"] = model.bits
   # The model that was given, where training left it as it was.
   adapted = system.downstream if "downstream" in trained_parts(producer) else downstream
   return Run(
@@ -305,6 +330,22 @@ def load(
     data.config.prompt, fingerprint, digest(restored.trained), data.inline,
     tuple(trained_parts(producer)), provenance,
   )  # fmt: skip
+
+
+def remark(
+  folder: str | os.PathLike, adapter: adapters.Adapter, model: ModelConfig
+) -> str | None:
+  """What to tell the user of an adapter that is going to be used on a model; None for nothing."""
+  if not adapter.verified:
+    return adapters.unverified(folder)
+  made = adapter.provenance.get("base_bits")
+  if made == model.bits:
+    return None
+  name = lambda bits: "full width" if bits is None else f"{bits} bits"
+  return (
+    f"note: {folder} was made on the base in {name(made)}, which is used in {name(model.bits)} "
+    "here: answers may differ a little"
+  )
 
 
 def digest(tree: Any) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 from flax import nnx
 
 from hyperjax import launch, runs, storage
-from hyperjax.core import sharding
+from hyperjax.core import quantised, sharding
 from hyperjax.data import eval_sets, loader, vocabularies
 from hyperjax.data.caclm import CaclmConfig
 from hyperjax.data.episodes import EpisodeConfig
@@ -125,7 +125,7 @@ def train(
     0 when all steps are done; 75 (EX_TEMPFAIL) after SIGTERM and 130 after Ctrl-C, the state saved:
     the same command goes on from there.
   """
-  runs.check_fits(hypermodel, model.architecture)
+  runs.check_fits(hypermodel, model)
   check_together(model, data, run, objective)
   if dry_run:
     return describe(model, hypermodel, data, run)
@@ -319,13 +319,14 @@ class Watch:
 def describe(model, hypermodel, data: TrainData, run: RunConfig) -> int:
   """Prints what a run would be; reads no weights and builds nothing."""
   parts = runs.abstract_parts(hypermodel, model)
-  number = lambda tree: sum(math.prod(x.shape) for x in jax.tree.leaves(tree))
-  size = lambda tree: sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))
-  trained, frozen = number(parts.trained), number(parts.frozen)
-  print(f"model       {model.source}, {model.compute_dtype().name}")
+  trained, frozen = quantised.numbers(parts.trained), quantised.numbers(parts.frozen)
+  stored = quantised.stored_bytes(parts.frozen)
+  print(f"model       {model.source}, {model.stored_as()}")
   print(f"hypermodel  {type(hypermodel).__name__.removesuffix('Config')}")
   print(f"parameters  trained {trained:,}; frozen {frozen:,}, stored once")
-  fixed = size(parts.frozen) + 4 * size(parts.trained)
+  if model.bits is not None:
+    print(f"stored      frozen {stored:,} bytes, {stored / (2 * frozen):.3f} of bfloat16's")
+  fixed = stored + 4 * quantised.stored_bytes(parts.trained)
   print(f"memory      {fixed / 2**30:.2f} GiB: frozen weights, and 4 x trained (parameters, "
         "gradients, two moments); activations come on top")  # fmt: skip
   print(f"steps       {run.steps}, {run.batch_size} episodes each: {data.episodes.summary}")

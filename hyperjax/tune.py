@@ -131,6 +131,8 @@ def tune(
   """
   given = runs.configured(run)
   data = data or given["data"].held_out
+  for method in methods.values():
+    runs.check_fits(method.producer, given["model"])
   if dry_run:
     print(f"methods    {', '.join(methods)}")
     print(f"data       {data.config.title} in {data.path}")

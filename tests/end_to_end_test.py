@@ -138,7 +138,7 @@ BLOCKED = """
 import importlib.machinery, importlib.util, json, sys
 
 find = importlib.machinery.PathFinder.find_spec
-blocked = ('tensorflow', 'seqio', 't5', 'tensorflow_datasets')
+blocked = ('tensorflow', 'seqio', 't5', 'tensorflow_datasets', 'qwix')  # for BASE_BITS alone
 importlib.machinery.PathFinder.find_spec = staticmethod(
   lambda name, *rest: None if name.split('.')[0] in blocked else find(name, *rest)
 )

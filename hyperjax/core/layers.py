@@ -13,8 +13,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from hyperjax.core import sharding
+from hyperjax.core import quantised, sharding
 from hyperjax.core.phi import LowRank, Prompt
+from hyperjax.core.quantised import Weights
 
 # What the backward pass of a layer recomputes. Layers are scanned: forward and backward are two
 # loops, and nothing in one could be merged with the other.
@@ -34,7 +35,7 @@ def check_remat(name: str) -> str:
 
 
 def project(
-  x: Float[Array, "B M T *inputs"], kernel: Float[Array, "..."], update: LowRank | None = None
+  x: Float[Array, "B M T *inputs"], kernel: Weights, update: LowRank | None = None
 ) -> Float[Array, "B M T *outputs"]:
   """x W, plus scale (x A) B where phi has an update (touch point 1).
 
@@ -42,7 +43,7 @@ def project(
 
   Args:
     x: [B, M, T, *inputs].
-    kernel: [*inputs, *outputs].
+    kernel: [*inputs, *outputs], in few bits or not.
     update: one layer of a LowRank, a [B|1, prod(inputs), R], b [B|1, R, prod(outputs)].
   """
   return project_all(x, [kernel], [update])[0]
@@ -50,7 +51,7 @@ def project(
 
 def project_all(
   x: Float[Array, "B M T *inputs"],
-  kernels: Sequence[Float[Array, "..."]],
+  kernels: Sequence[Weights],
   updates: Sequence[LowRank | None],
 ) -> list[Float[Array, "B M T ..."]]:
   """`project` of the same x by several kernels, each with its update."""
@@ -70,20 +71,22 @@ def project_all(
 
 
 def matmul(
-  x: Float[Array, "..."], w: Float[Array, "..."], axes: Sequence[int], dtype: Any = None
+  x: Float[Array, "..."], w: Weights, axes: Sequence[int], dtype: Any = None
 ) -> Float[Array, "..."]:
   """x W: where one of both has half precision, products are of operands in it; else of x's dtype.
 
   Args:
     x: [*rows, *inputs].
-    w: `inputs` and `outputs` axes.
+    w: `inputs` and `outputs` axes. Where it is in few bits it has no gradient.
     axes: of w, those that are `inputs`, in this order.
     dtype: of the result [*rows, *outputs]; x's, where None.
   """
   narrow = min(x.dtype, w.dtype, key=lambda d: d.itemsize)
   axes, dtype = tuple(axes), jnp.dtype(dtype or x.dtype)
   if narrow.itemsize >= 4:
-    return _contract(x, w.astype(x.dtype), axes, dtype)
+    if not quantised.is_quantised(w):
+      return _contract(x, w.astype(x.dtype), axes, dtype)
+    narrow = x.dtype
   return _narrow_matmul(x, w, axes, (narrow, dtype, x.dtype, w.dtype))
 
 
@@ -94,6 +97,7 @@ def _contract(x, w, axes, dtype):
 
 # JAX's own gradient would multiply a float32 cotangent by narrow operands. No machine has
 # instructions for that, and CPUs have fast ones for narrow operands with a float32 result only.
+# Of weights in few bits it would keep every layer's dequantised ones for the backward pass.
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _narrow_matmul(x, w, axes, dtypes):
   return _narrow_forward(x, w, axes, dtypes)[0]
@@ -101,8 +105,8 @@ def _narrow_matmul(x, w, axes, dtypes):
 
 def _narrow_forward(x, w, axes, dtypes):
   narrow, dtype, *_ = dtypes
-  x, w = x.astype(narrow), w.astype(narrow)
-  return _contract(x, w, axes, dtype), (x, w)
+  x, w = x.astype(narrow), w if quantised.is_quantised(w) else w.astype(narrow)
+  return _contract(x, quantised.plain(w, narrow), axes, dtype), (x, w)
 
 
 def _narrow_backward(axes, dtypes, operands, cotangent):
@@ -111,7 +115,9 @@ def _narrow_backward(axes, dtypes, operands, cotangent):
   g = cotangent.astype(narrow)
   outputs = tuple(axis for axis in range(w.ndim) if axis not in axes)
   rows = tuple(range(x.ndim - len(axes)))
-  dx = _contract(g, w, outputs, x_dtype)
+  dx = _contract(g, quantised.plain(w, narrow), outputs, x_dtype)
+  if quantised.is_quantised(w):
+    return dx, None
   dw = jnp.tensordot(x, g, (rows, rows), preferred_element_type=w_dtype)
   return dx, jnp.moveaxis(dw, range(len(axes)), axes)
 

@@ -139,12 +139,18 @@ def shardings(tree: Any, axes: Any, mesh: Mesh | AbstractMesh) -> Any:
 
 
 def axes_of(node: Any) -> Any:
-  """The logical axes of every array of a module or of a part of its state, as a plain dict."""
+  """The logical axes of every array of a module or of a part of its state, as a plain dict.
+
+  Weights in few bits are two arrays with the same axes: what a scale has one of is whole anyway.
+  """
   state = nnx.state(node) if isinstance(node, nnx.Module) else node
+
+  def of(variable):
+    axes = variable.get_metadata()["axes"]
+    return jax.tree.map(lambda _: axes, variable.get_value())
+
   return nnx.to_pure_dict(
-    jax.tree.map(
-      lambda v: v.get_metadata()["axes"], state, is_leaf=lambda v: isinstance(v, nnx.Variable)
-    )
+    jax.tree.map(of, state, is_leaf=lambda v: isinstance(v, nnx.Variable))
   )
 
 
@@ -216,20 +222,22 @@ def by_episode(x: jax.Array) -> jax.Array:
   return constrain(x, ("batch", *[None] * (x.ndim - 1)))
 
 
-def lookup(table: jax.Array, rows: jax.Array) -> jax.Array:
-  """table[rows]: [V, D], [B, ...] -> [B, ..., D], each device with all of its episodes.
+def lookup(table: Any, rows: jax.Array) -> Any:
+  """table[rows]: [V, D], [B, ...] -> [B, ..., D], each device with all of its episodes; the same of
+  each table of a tree.
 
   Two moves, each of which XLA knows how to make: every device looks its part of D up for the
   episodes of all `fsdp`, then parts of D are exchanged for episodes.
   """
   axes = ("rows", *[None] * (rows.ndim - 1))
-  found = table[constrain(rows, axes)]
-  return by_episode(constrain(found, (*axes, "embed")))
+  rows = constrain(rows, axes)
+  return jax.tree.map(lambda t: by_episode(constrain(t[rows], (*axes, "embed"))), table)
 
 
-def gather(x: jax.Array, axes: Sequence[str]) -> jax.Array:
-  """Weights as they are used: every use in a program shares this one gather over `fsdp`."""
-  return constrain(x, axes, _GATHERED)
+def gather(x: Any, axes: Sequence[str]) -> Any:
+  """Weights (or a tree of arrays with the same axes) as they are used: every use in a program
+  shares this one gather over `fsdp`."""
+  return jax.tree.map(lambda part: constrain(part, axes, _GATHERED), x)
 
 
 def whole(x: jax.Array) -> jax.Array:

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from hyperjax.core import quantised
+
 Encode = Callable[[str], Sequence[int]]
 
 
@@ -48,7 +50,7 @@ class GistTokens:
       ValueError: the text has no token in the model's vocabulary.
     """
     table = model.embed[...]
-    table = table.astype(jnp.promote_types(table.dtype, jnp.float32))
+    table = quantised.plain(table, jnp.promote_types(table.dtype, jnp.float32))
     noise = jax.random.normal(key, (self.num_gist, table.shape[1])) * table.std()
     if not self.init_text:
       return noise

@@ -194,6 +194,7 @@ class FullHyperLlamaConfig:
 
   train = ("producer",)  # parts of the system
   layouts = ("decoder",)  # of the models that it is for
+  copies_downstream = True  # what is trained starts as a copy of its weights
 
   def build(self, downstream: Llama, encode: Encode, rngs: nnx.Rngs) -> FullHyperLlama:
     """The hypermodel for this downstream model; the copy's parameters are float32."""

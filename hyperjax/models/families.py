@@ -15,7 +15,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from hyperjax import sources
-from hyperjax.core import sharding
+from hyperjax.core import quantised, sharding
 from hyperjax.models import llama_weights, t5_weights, tensor_files, weights
 from hyperjax.models.config_files import refuse
 from hyperjax.models.llama import Llama, LlamaConfig
@@ -37,9 +37,18 @@ def of(config: Config) -> Family:
 
 def abstract(config: Config, **given: Any) -> Model:
   """A model with shapes in place of arrays; `dtype`, `remat`, `attention`, `activations` as the
-  models take."""
-  make = of(config).model
-  return nnx.eval_shape(lambda: make(config, rngs=nnx.Rngs(0), **given))
+  models take, and `bits` of its matrices (None: those of `dtype`)."""
+  return nnx.eval_shape(lambda: _new(config, nnx.Rngs(0), **given))
+
+
+def _new(config: Config, rngs: nnx.Rngs, *, bits: int | None = None, **given: Any) -> Model:
+  """A model at its initial values."""
+  family = of(config)
+  model = family.model(config, rngs=rngs, **given)
+  if bits is None:
+    return model
+  table, qtype = family.table(config), quantised.TYPES[bits]
+  return nnx.merge(nnx.graphdef(model), weights.quantised(_params(model), table, qtype))
 
 
 def read_config(source: str | pathlib.Path) -> Config:
@@ -77,6 +86,7 @@ def load(
   source: str | pathlib.Path,
   *,
   dtype: Any = jnp.float32,
+  bits: int | None = None,
   config: Config | None = None,
   seed: int = 0,
   mesh: Mesh | None = None,
@@ -86,6 +96,8 @@ def load(
   Args:
     source: see `sources.resolve`; or RANDOM for random weights, which needs `config`.
     dtype: of all arrays but those that the model always keeps wider.
+    bits: 8 or 4: of all matrices, whose scales have that dtype; None: none is in few bits. The
+      fingerprint is the same.
     config: what the caller takes the model for; an error where the source differs.
     seed: of random weights.
     mesh: where the arrays lie, sharded by their logical axes; each process reads its part of them.
@@ -98,12 +110,12 @@ def load(
   if source == RANDOM:
     if config is None:
       raise ValueError(f"model source {RANDOM!r} needs an explicit config (gin: MODEL)")
-    return random(config, seed=seed, dtype=dtype, mesh=mesh)
+    return random(config, seed=seed, dtype=dtype, bits=bits, mesh=mesh)
   path = sources.resolve(source)
   found, _ = _read(path)
   _check_same(config or found, found, path)
   family, tensors = of(found), tensor_files.open_tensors(path)
-  model = abstract(found, dtype=dtype)
+  model = abstract(found, dtype=dtype, bits=bits)
   table, shapes = family.table(found), _params(model)
   weights.check_tensors(tensors, table, shapes, path, family.unused)
   params, exact = weights.read(tensors, table, shapes, _shardings(model, mesh))
@@ -130,19 +142,24 @@ def _check_same(asked: Config, found: Config, path: pathlib.Path) -> None:
 
 
 def random(
-  config: Config, *, seed: int = 0, dtype: Any = jnp.float32, mesh: Mesh | None = None
+  config: Config,
+  *,
+  seed: int = 0,
+  dtype: Any = jnp.float32,
+  bits: int | None = None,
+  mesh: Mesh | None = None,
 ) -> Loaded:
   """A model with random weights, for tests and benchmarks; the same on every mesh."""
-  params = _draw(config, jnp.dtype(dtype), mesh)(jax.random.key(seed))
+  params = _draw(config, jnp.dtype(dtype), bits, mesh)(jax.random.key(seed))
   name = f"{RANDOM} {seed} {jnp.dtype(dtype).name} {json.dumps(dataclasses.asdict(config))}"
   return Loaded(config, params, hashlib.sha256(name.encode()).hexdigest(), RANDOM)
 
 
 @functools.cache
-def _draw(config: Config, dtype: Any, mesh: Mesh | None):
+def _draw(config: Config, dtype: Any, bits: int | None, mesh: Mesh | None):
   """The compiled program that draws a model, each array where it will lie."""
-  draw = lambda key: _params(of(config).model(config, rngs=nnx.Rngs(key), dtype=dtype))
-  return jax.jit(draw, out_shardings=_shardings(abstract(config, dtype=dtype), mesh))
+  draw = lambda key: _params(_new(config, nnx.Rngs(key), dtype=dtype, bits=bits))
+  return jax.jit(draw, out_shardings=_shardings(abstract(config, dtype=dtype, bits=bits), mesh))
 
 
 def fingerprint(source: str | pathlib.Path) -> str:

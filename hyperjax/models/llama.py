@@ -11,7 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from hyperjax.core import attention as attention_lib
-from hyperjax.core import layers, masks, positions, sharding, specs
+from hyperjax.core import layers, masks, positions, quantised, sharding, specs
 from hyperjax.core import phi as phi_lib
 from hyperjax.core.batch import DecoderQuery
 from hyperjax.core.phi import Phi, sub
@@ -232,7 +232,7 @@ class Llama(nnx.Module):
 
   def embed_tokens(self, tokens: Int[Array, "*batch T"]) -> Float[Array, "*batch T D"]:
     """Input embeddings."""
-    return sharding.lookup(self.embed[...], tokens).astype(self.activations)
+    return quantised.plain(sharding.lookup(self.embed[...], tokens), self.activations)
 
   def hidden(
     self,

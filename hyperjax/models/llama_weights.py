@@ -70,7 +70,7 @@ def _table(c: LlamaConfig) -> list[Entry]:
   tied = ("lm_head.weight",) if c.tie_embeddings else ()
   names = {"hf": "model.embed_tokens.weight", "gguf": "token_embd.weight"}
   table = [
-    Entry("embed", names, aliases=tied),
+    Entry("embed", names, rows=True, aliases=tied),
     layer("self_norm.scale", "input_layernorm", "attn_norm"),
     layer("self.q", "self_attn.q_proj", "attn_q", 1, True),
     layer("self.k", "self_attn.k_proj", "attn_k", 1, True),
@@ -83,7 +83,7 @@ def _table(c: LlamaConfig) -> list[Entry]:
     Entry("norm.scale", {"hf": "model.norm.weight", "gguf": "output_norm.weight"}),
   ]
   if not c.tie_embeddings:
-    table.append(Entry("head", {"hf": "lm_head.weight", "gguf": "output.weight"}))
+    table.append(Entry("head", {"hf": "lm_head.weight", "gguf": "output.weight"}, rows=True))
   return table
 
 

@@ -11,7 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from hyperjax.core import attention as attention_lib
-from hyperjax.core import layers, masks, positions, sharding, specs
+from hyperjax.core import layers, masks, positions, quantised, sharding, specs
 from hyperjax.core import phi as phi_lib
 from hyperjax.core.batch import EncoderDecoderQuery
 from hyperjax.core.phi import Phi, sub
@@ -182,7 +182,7 @@ class T5(nnx.Module):
 
   def embed_tokens(self, tokens: Int[Array, "*batch T"]) -> Float[Array, "*batch T D"]:
     """Input embeddings of both stacks."""
-    return sharding.lookup(self.embed[...], tokens).astype(self.activations)
+    return quantised.plain(sharding.lookup(self.embed[...], tokens), self.activations)
 
   def encode_tokens(
     self, tokens: Int[Array, "B M T"], length: Int[Array, "B M"], phi: Phi | None

@@ -51,8 +51,8 @@ def _table(c: T5Config) -> list[Entry]:
   """Which of our arrays is which tensor."""
   gated = c.activation.startswith("gated")
 
-  def at(path, name, num_inputs=0, aliases=()):
-    return Entry(path, {"hf": f"{name}.weight"}, num_inputs, aliases=aliases)
+  def at(path, name, num_inputs=0, **more):
+    return Entry(path, {"hf": f"{name}.weight"}, num_inputs, **more)
 
   def attention(path, name):
     inputs = {"q": 1, "k": 1, "v": 1, "o": 2}
@@ -76,10 +76,10 @@ def _table(c: T5Config) -> list[Entry]:
 
   tied = (_HEAD,) if c.tie_embeddings else ()
   return [
-    at("embed", "shared", aliases=(*_EMBEDDINGS, *tied)),
+    at("embed", "shared", rows=True, aliases=(*_EMBEDDINGS, *tied)),
     *stack("encoder", [("self", "SelfAttention")]),
     *stack("decoder", [("self", "SelfAttention"), ("cross", "EncDecAttention")]),
-    *([] if c.tie_embeddings else [Entry("head", {"hf": _HEAD})]),
+    *([] if c.tie_embeddings else [Entry("head", {"hf": _HEAD}, rows=True)]),
   ]
 
 

@@ -20,6 +20,8 @@ import jax
 import numpy as np
 from flax import nnx
 
+from hyperjax.core.phi import insert
+from hyperjax.core.quantised import is_quantised, quantise
 from hyperjax.models.tensor_files import INDEX, Part, Tensors
 
 _ORIGIN = "hyperjax_origin.json"
@@ -55,6 +57,7 @@ class Entry:
     num_inputs: how many leading axes of our kernel are inputs, which files hold as a matrix
       [outputs, inputs]; 0 where our array is the file's.
     rotated: whether llama.cpp reorders the rows of each head for its interleaved RoPE (GGUF).
+    rows: whether our array is a table of embeddings [V, D].
     aliases: other names under which a file may hold the same tensor, in place of the name or
       beside it.
   """
@@ -63,7 +66,14 @@ class Entry:
   names: Mapping[str, str]
   num_inputs: int = 0
   rotated: bool = False
+  rows: bool = False
   aliases: tuple[str, ...] = ()
+
+  @property
+  def summed(self) -> tuple[int, ...]:
+    """The axes of our array that products with it sum over, kernels being stacked; () for what is
+    no matrix: it is never in few bits."""
+    return (1,) if self.rows else tuple(range(1, 1 + self.num_inputs))
 
   def file_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
     """The file's shape of our (one layer's) array of `shape`."""
@@ -214,13 +224,14 @@ def read(
   Args:
     tensors: the file or folder.
     table: which of our arrays is which tensor.
-    abstract: our arrays' shapes and types.
+    abstract: our arrays' shapes and types; those in few bits are quantised as soon as they are
+      read, so that one at a time is in full width.
     shardings: where each lies: this process reads only what its devices hold, one stacked array at
       a time. None for the default device.
 
   Returns:
-    The arrays in the types that `abstract` has, and whether none of them is narrower than the
-    file's.
+    The arrays in the types that `abstract` has, and whether all have the file's own numbers: none
+    is narrower or in few bits.
   """
   targets = dict(leaves(abstract))
   where = dict(leaves(shardings or {}))
@@ -229,24 +240,39 @@ def read(
   for entry in table:
     leaf, name = targets[entry.path], _present(entry, tensors)[0]
     names = [part for part, _ in _parts(name, leaf.shape)]
+    exact = exact and not is_quantised(leaf)
     exact = exact and all(np.can_cast(tensors.dtype(part), leaf.dtype) for part in names)
     # Devices that hold the same part share one copy of it here.
     fill = functools.cache(functools.partial(_host_part, tensors, entry, name, leaf))
+    lying = where.get(entry.path)
     if shardings is None:
       array = jax.device_put(fill(tuple((0, n) for n in leaf.shape)), may_alias=False)
     else:
       array = jax.make_array_from_callback(
-        leaf.shape, where[entry.path],
+        leaf.shape, getattr(lying, "qvalue", lying),
         lambda part, f=fill, shape=leaf.shape: f(
           tuple(s.indices(n)[:2] for s, n in zip(part, shape, strict=True))
         ),
       )  # fmt: skip
-    *parents, last = entry.path.split(".")
-    node = out
-    for parent in parents:
-      node = node.setdefault(parent, {})
-    node[last] = jax.block_until_ready(array)
+    if is_quantised(leaf):
+      array = _quantiser(leaf.qtype, entry.summed, lying)(array)
+    insert(out, entry.path, jax.block_until_ready(array))
   return out, exact
+
+
+@functools.cache
+def _quantiser(qtype: str, summed: tuple[int, ...], lying: Any):
+  """The program that quantises an array where it lies."""
+  return jax.jit(functools.partial(quantise, qtype=qtype, summed=summed), out_shardings=lying)
+
+
+def quantised(params: Mapping[str, Any], table: Sequence[Entry], qtype: str) -> dict[str, Any]:
+  """A model's arrays with all matrices in few bits."""
+  summed = {entry.path: entry.summed for entry in table}
+  out: dict[str, Any] = {}
+  for path, x in leaves(params):
+    insert(out, path, quantise(x, qtype, summed[path]) if summed[path] else x)
+  return out
 
 
 def _host_part(

@@ -95,6 +95,22 @@ def test_both_passes_share_a_gather_of_each_layers_weights(trained):
   assert found["fsdp"]["gathers"] == 2 * 2  # gate and up have one shape
 
 
+def test_in_8_bits_every_mesh_has_the_losses_of_one_device(trained):
+  """Whole numbers and scales are sharded alike; layers are gathered in 8 bits, then dequantised."""
+  found, _ = trained
+  one, full = found["one in 8 bits"], found["one"]["losses"]
+  assert full[0] != one["losses"][0] == pytest.approx(full[0], rel=2e-3)
+  np.testing.assert_allclose(one["losses"], full, rtol=0.1)
+  for name in ("fsdp", "all"):
+    few = found[f"{name} in 8 bits"]
+    np.testing.assert_allclose(few["losses"], one["losses"], atol=1e-9, rtol=0, err_msg=name)
+  assert one["gate"] == [[3, 32, 48], [3, 1, 48]] and one["gathers"] == []
+  few = found["fsdp in 8 bits"]
+  assert few["gate"] == [[3, 4, 48], [3, 1, 48]] and few["down"] == [[3, 48, 4], [3, 1, 4]]
+  assert few["gathers"] == ["s8"]
+  assert found["all in 8 bits"]["gate"] == [[3, 16, 24], [3, 1, 24]]
+
+
 def test_splash_attention_on_a_mesh_is_the_einsum():
   """Output, and gradients of all that it takes; each device has its own episodes and heads."""
   found, _ = finished(started(8, "attend"))

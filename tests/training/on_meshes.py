@@ -39,10 +39,11 @@ TENSOR = (1, 2, 4)  # more devices than heads of keys and values
 MARK = "-- what follows cannot be moved in one step --"
 
 
-def system(folder, loop, mesh):
+def system(folder, loop, mesh, bits=None):
   """The model from its folder and its hypermodel, in float64, made on the mesh."""
-  loaded = families.load(folder, dtype=jnp.float64, mesh=mesh)
-  graph = nnx.graphdef(families.abstract(loaded.config, dtype=jnp.float64, remat="full"))
+  given = {"dtype": jnp.float64, "bits": bits}
+  loaded = families.load(folder, mesh=mesh, **given)
+  graph = nnx.graphdef(families.abstract(loaded.config, remat="full", **given))
   config = HyperLlamaConfig(GistConfig(num_gist=3, sink_text="a"), rank=2, loop=loop)
   return runs.build_parts(config, nnx.merge(graph, loaded.params), tiny.encode, 0, mesh)
 
@@ -119,6 +120,17 @@ def train_all(folder) -> None:
       "moments": sorted(set(map(shard, jax.tree.leaves(state)))),
       "read": max(shape for tensor, shape in pieces if "gate_proj" in tensor),
       "gathers": len(re.findall(r"f64\[1,32,48\]\S* all-gather\(", program.as_text())),
+    }
+  for name in ("one", "fsdp", "all"):
+    mesh = sharding.MeshConfig(*MESHES[name]).build(jax.devices()[: math.prod(MESHES[name])])
+    parts = system(folder, "two_scans" if name == "one" else "one_scan", mesh, bits=8)
+    losses, program, _ = train(parts, mesh, start)
+    mlp = parts.frozen["downstream"]["decoder"]["mlp"]
+    out[f"{name} in 8 bits"] = {
+      "losses": losses,
+      "gate": [shard(mlp["gate"].qvalue), shard(mlp["gate"].scale)],
+      "down": [shard(mlp["down"].qvalue), shard(mlp["down"].scale)],
+      "gathers": sorted(set(re.findall(r"(\w+)\[1,32,48\]\S* all-gather\(", program.as_text()))),
     }
   print(MARK, file=sys.stderr, flush=True)
   table = jax.device_put(jnp.ones((64, 32)), NamedSharding(mesh, PartitionSpec("tensor", "fsdp")))

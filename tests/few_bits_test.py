@@ -1,0 +1,166 @@
+"""Runs on a frozen base in 8 bits (gin: BASE_BITS), by the commands and for every system."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from benchmarks import few_bits
+from hyperjax import adapt, adapters, launch, predict, runs, tune
+from hyperjax import compile as compile_lib
+from hyperjax.core import quantised
+from tests import tiny as tiny_lib
+
+tiny = tiny_lib.fixture
+
+UNREAD = ("MODEL_DIR='m'", "DATA_DIR='d'", "TRAIN_STEPS=7")
+
+
+def training(model: str, system: str, *bindings: str) -> compile_lib.Training:
+  """What a run is given."""
+  files = [f"models/{model}.gin", f"systems/{system}.gin", "data/lexical.gin", "runs/mtf.gin"]
+  given = launch.arguments(
+    files, "hyperjax.train", "train", bindings=[*UNREAD, "BASE_BITS=8", *bindings]
+  )
+  return compile_lib.Training.of(given)
+
+
+@pytest.mark.parametrize("bits, backend, least, most", [
+  (8, "cpu", 0.5, 0.51), (8, "tpu", 0.5, 0.51), (4, "cpu", 0.53, 0.54), (4, "tpu", 0.28, 0.29),
+])  # fmt: skip
+@pytest.mark.parametrize("model, system, numbers", [
+  ("smollm2_135m", "hyperllama", 134_515_008), ("t5_1_1_small", "gisting_t5", 76_961_152),
+])  # fmt: skip
+def test_the_base_takes_half_the_bytes_of_half_precision(
+  model, system, numbers, bits, backend, least, most, monkeypatch
+):
+  given = training(model, system, f"BASE_BITS={bits}", "DTYPE='bfloat16'")
+  frozen = runs.abstract_parts(given.hypermodel, given.model).frozen
+  assert quantised.numbers(frozen) == numbers
+  monkeypatch.setattr(jax, "default_backend", lambda: backend)
+  assert least < quantised.stored_bytes(frozen) / (2 * numbers) < most
+
+
+@pytest.mark.parametrize("model, system, bindings", [
+  ("llama_tiny", "hyperllama", ["LOOP='one_scan'"]),
+  ("llama_tiny", "gisting", ["DISTILLATION=1.0"]),  # whose teacher reads in context
+  ("llama_tiny", "hyperllama_lora", []),
+  ("llama_tiny", "few_shot_lora", []),
+  ("llama_tiny", "prompt_tuning", []),
+  ("t5_tiny", "hypert5_prefix", []),
+  ("t5_tiny", "gisting_t5", []),
+  ("t5_tiny", "prompt_tuning", []),
+])  # fmt: skip
+def test_a_system_that_leaves_the_base_frozen_has_its_gradient(model, system, bindings):
+  """Traced, not run: nothing of it asks for another kind of weights."""
+  given = training(model, system, *bindings)
+  parts = runs.abstract_parts(given.hypermodel, given.model)
+  batch = given.batch(given.largest_shape)
+
+  def loss(trained, frozen, batch):
+    return given.objective(nnx.merge(parts.graph, trained, frozen), batch)[0]
+
+  gradient = jax.eval_shape(jax.grad(loss), parts.trained, parts.frozen, batch)
+  assert jax.tree.structure(gradient) == jax.tree.structure(parts.trained)
+  assert any(map(quantised.is_quantised, jax.tree.leaves(
+    parts.frozen, is_leaf=quantised.is_quantised
+  )))  # fmt: skip
+
+
+@pytest.mark.parametrize("model, system, what", [
+  ("llama_tiny", "full", "FullConfig trains the downstream model's"),
+  ("llama_tiny", "hyperllama_full", "FullHyperLlamaConfig trains a copy of the downstream model's"),
+  ("t5_tiny", "hypert5_lora_plus", "HyperT5Config trains the downstream model's"),
+  ("t5_tiny", "gisting_t5_full", "FullGistingT5Config trains the downstream model's"),
+])  # fmt: skip
+def test_what_is_trained_cannot_be_in_few_bits(model, system, what):
+  with pytest.raises(ValueError, match=f"BASE_BITS is 8, but {what}.*set BASE_BITS to None"):
+    training(model, system)
+  training(model, system, "BASE_BITS=None")
+
+
+def test_other_bits_are_refused():
+  with pytest.raises(ValueError, match=r"bits must be None, 8 or 4, not 5 \(gin: BASE_BITS\)"):
+    training("llama_tiny", "hyperllama", "BASE_BITS=5")
+
+
+# ---- The commands --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def run(tiny, tmp_path_factory):
+  """A run of a few steps on the base in 8 bits."""
+  folder = tmp_path_factory.mktemp("few") / "run"
+  assert tiny.train(folder, TRAIN_STEPS=4, BASE_BITS=8) == 0
+  return folder
+
+
+def losses(folder) -> list[float]:
+  lines = (folder / "metrics.jsonl").read_text().splitlines()
+  return [json.loads(line)["loss"] for line in lines if "loss" in line]
+
+
+def test_it_trains_about_as_in_full_width(tiny, run):
+  few, full = losses(run), losses(tiny.run)[:4]
+  np.testing.assert_allclose(few, full, rtol=2e-2)
+  assert few != full
+
+
+def test_a_dry_run_says_what_is_stored(tiny, tmp_path, capsys):
+  assert tiny.train(tmp_path / "run", "--dry_run", BASE_BITS=8) == 0
+  out = capsys.readouterr().out
+  # 49152 rows; in 2 layers q, k, v, o, gate, up and down; float32 scales and norms.
+  matrices = 49152 * 32 + 2 * (2 * 32 * 64 + 2 * 32 * 32 + 3 * 32 * 64)
+  outputs = 49152 + 2 * (64 + 32 + 32 + 32 + 64 + 64 + 32)
+  norms = 2 * 2 * 32 + 32
+  stored = matrices + 4 * (outputs + norms)
+  share = stored / (2 * (matrices + norms))
+  assert f"stored      frozen {stored:,} bytes, {share:.3f} of bfloat16's\n" in out
+  assert f"frozen {matrices + norms:,}, stored once\n" in out and ", int8 and float32\n" in out
+
+
+def test_its_adapters_serve_the_plain_base_which_is_said(tiny, run, tmp_path, capsys):
+  """Their fingerprint is the base's own; what they were made on is in their provenance."""
+  examples, made = tmp_path / "examples.jsonl", tmp_path / "made"
+  examples.write_text("".join(
+    json.dumps({"input": f"word {i}", "output": "yes"}) + "\n" for i in range(3)
+  ))  # fmt: skip
+  given = ["--checkpoint", str(run), "--examples", str(examples), "--out", str(made)]
+  assert adapt.main(given) == 0
+  meta = json.loads((made / adapters.META).read_text())
+  loaded = runs.load(run)
+  assert meta["provenance"]["base_bits"] == loaded.model.bits == 8
+  assert meta["model"]["fingerprint"] == runs.load(tiny.run).model_fingerprint
+  capsys.readouterr()
+  given = ["--adapter", str(made), "--input", "word 5", "--max_new_tokens", "1"]
+  assert predict.main(given) == 0
+  assert capsys.readouterr().err == (
+    f"note: {made} was made on the base in 8 bits, which is used in full width here: answers may "
+    "differ a little\n"
+  )
+
+
+def test_the_benchmark_asks_what_training_watched(tiny):
+  """On the base as it was trained on, its exact match is the run's own."""
+  full, few = (few_bits.measure(str(tiny.run), bits, 8) for bits in (None, 8))
+  line = json.loads((tiny.run / "metrics.jsonl").read_text().splitlines()[-1])
+  for name in ("held_out/exact_match", "held_out/log_likelihood"):
+    assert full[name] == pytest.approx(line[name], rel=1e-6)
+    assert few[name] == pytest.approx(full[name], rel=0.05, abs=0.1)
+  assert full["queries"] == few["queries"] == 16
+  assert full["of_bfloat16"] == 2 and few["of_bfloat16"] < 0.6
+
+
+def test_the_same_parameters_may_train_on_without_bits(tiny, run, tmp_path):
+  folder = tmp_path / "run"
+  assert tiny.train(folder, TRAIN_STEPS=3, INITIAL_CHECKPOINT_PATH=run) == 0
+
+
+def test_tuning_the_whole_model_of_such_a_run_is_refused(run, tmp_path, capsys):
+  status = tune.main([
+    "--gin_file=runs/tune_baselines.gin", f"--gin.RUN={run}",
+    f"--gin.TUNE_OUTPUT_DIR={tmp_path / 'out'}",
+  ])  # fmt: skip
+  assert "BASE_BITS is 8, but FullConfig trains" in tiny_lib.refused(capsys, status)
