@@ -63,14 +63,18 @@ class MeshConfig:
       raise ValueError(f"MeshConfig's axes must be positive, one of them may be -1: {sizes}")
 
   def build(self, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """The mesh over the given devices (all, where None).
+    """The mesh over the given devices (all, where None; of a process alone the first ones, where
+    every size is named and fewer are asked for).
 
     Raises:
       ValueError: the sizes do not multiply to the number of devices.
     """
-    devices = jax.devices() if devices is None else list(devices)
     sizes = [self.data, self.fsdp, self.tensor]
     fixed = math.prod(size for size in sizes if size != -1)
+    if devices is None:
+      asked = fixed if -1 not in sizes and jax.process_count() == 1 else None
+      devices = jax.devices()[:asked]
+    devices = list(devices)
     shape = [len(devices) // fixed if size == -1 else size for size in sizes]
     if math.prod(shape) != len(devices):
       raise ValueError(

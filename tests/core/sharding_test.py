@@ -128,6 +128,15 @@ def test_the_data_axis_takes_what_the_others_leave():
   assert dict(mesh.shape) == {"data": 1, "fsdp": 1, "tensor": 1}
 
 
+def test_sizes_that_are_all_named_may_ask_for_fewer_devices(monkeypatch):
+  """But not of several processes, each of which must have a part in the mesh."""
+  monkeypatch.setattr(jax, "devices", lambda one=jax.devices()[0]: [one] * 3)
+  assert MeshConfig(data=1).build().size == 1
+  monkeypatch.setattr(jax, "process_count", lambda: 2)
+  with pytest.raises(ValueError, match="data 1 x fsdp 1 x tensor 1 does not fit 3 devices"):
+    MeshConfig(data=1).build()
+
+
 def test_any_one_axis_may_take_what_the_others_leave():
   one = jax.devices()[:1]
   for sizes in ((-1, 1, 1), (1, -1, 1), (1, 1, -1)):
