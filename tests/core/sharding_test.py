@@ -130,7 +130,8 @@ def test_the_data_axis_takes_what_the_others_leave():
 
 def test_sizes_that_are_all_named_may_ask_for_fewer_devices(monkeypatch):
   """But not of several processes, each of which must have a part in the mesh."""
-  monkeypatch.setattr(jax, "devices", lambda one=jax.devices()[0]: [one] * 3)
+  three = jax.devices()[:1] * 3
+  monkeypatch.setattr(jax, "devices", lambda: three)
   assert MeshConfig(data=1).build().size == 1
   monkeypatch.setattr(jax, "process_count", lambda: 2)
   with pytest.raises(ValueError, match="data 1 x fsdp 1 x tensor 1 does not fit 3 devices"):
