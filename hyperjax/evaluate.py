@@ -89,6 +89,9 @@ def evaluate(
       f"{runs_by_method[hypermodel]} is an adapter, which names no tasks: name a data file and "
       "runs/evaluate_on.gin, or a run as evaluate.hypermodel"
     )
+  for folder in runs_by_method.values():
+    if not adapters.is_adapter(folder) and (note := runs.remark_on_run(folder, model)):
+      print(note, file=sys.stderr)
   if dry_run:
     controls = "1 control" if own_data is None else "3 controls"
     print(f"methods    zero_shot, in_context, {', '.join(runs_by_method)}, {controls}")

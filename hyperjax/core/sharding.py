@@ -86,6 +86,19 @@ class MeshConfig:
     return Mesh(ordered, MESH_AXES, axis_types=(AxisType.Auto,) * 3)
 
 
+def sharing(devices: int) -> Mesh:
+  """So many devices that share a model's heads, MLP and vocabulary: for the commands without gin
+  files, which may have one episode only.
+
+  Raises:
+    ValueError: there are not so many.
+  """
+  here = jax.devices()
+  if not 1 <= devices <= len(here):
+    raise ValueError(f"--devices must be in 1..{len(here)}, this machine's devices, not {devices}")
+  return MeshConfig(1, 1, devices).build(here[:devices])
+
+
 def partition(axes: Sequence[str | None], rules: Rules = RULES) -> PartitionSpec:
   """The PartitionSpec of an array with these logical axes.
 
