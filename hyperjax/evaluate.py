@@ -70,7 +70,8 @@ def evaluate(
 
   Raises:
     ValueError: a method is for another model, prompt format or vocabulary than the others or the
-      data; there is no data; or the devices cannot share out the episodes of a batch.
+      data, or trained weights that are in few bits here; there is no data; or the devices cannot
+      share out the episodes of a batch.
   """
   if hypermodel not in runs_by_method:
     raise ValueError(
