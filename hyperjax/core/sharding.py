@@ -67,7 +67,8 @@ class MeshConfig:
     every size is named and fewer are asked for).
 
     Raises:
-      ValueError: the sizes do not multiply to the number of devices.
+      ValueError: the sizes do not multiply to the number of devices; or the TPU chips asked for are
+        no block of their torus.
     """
     sizes = [self.data, self.fsdp, self.tensor]
     fixed = math.prod(size for size in sizes if size != -1)
@@ -82,7 +83,13 @@ class MeshConfig:
         f"{len(devices)} devices (gin: MESH_DATA, MESH_FSDP, MESH_TENSOR)"
       )
     # Torus axes are split where no whole ones fit, as tensor 4 on v6e 8x8: jax.make_mesh refuses.
-    ordered = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    try:
+      ordered = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    except AssertionError as error:  # how JAX says that the chips' coordinates have a hole
+      raise ValueError(
+        f"the first {len(devices)} chips are no block of their torus: use all of them, or a power "
+        "of two (gin: MESH_DATA, MESH_FSDP, MESH_TENSOR)"
+      ) from error
     return Mesh(ordered, MESH_AXES, axis_types=(AxisType.Auto,) * 3)
 
 
