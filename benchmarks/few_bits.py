@@ -26,7 +26,10 @@ def parser() -> argparse.ArgumentParser:
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   p.add_argument("--run", required=True, help="the folder of a training run")
-  p.add_argument("--bits", type=int, nargs="*", default=[8, 4], help="besides none (default: 8 4)")
+  p.add_argument(
+    "--bits", type=int, nargs="*", choices=sorted(quantised.TYPES), default=[8, 4],
+    help="besides none (default: 8 4)",
+  )  # fmt: skip
   p.add_argument("--queries", type=int, default=16, help="of each held-out task (default: 16)")
   return p
 
@@ -35,6 +38,7 @@ def measure(folder: str, bits: int | None, queries: int) -> dict[str, Any]:
   """Bytes, and means over the run's held-out tasks, with its base in so many bits."""
   given = runs.configured(folder)
   model = dataclasses.replace(given["model"], bits=bits)
+  runs.check_fits(given["hypermodel"], model, "name a run that leaves them frozen")
   downstream, fingerprint = model.load()
   run = runs.load(folder, loaded=(downstream, fingerprint))
   parts = step_lib.split(step_lib.System(run.producer, run.downstream))

@@ -14,6 +14,7 @@ import numpy as np
 
 from hyperjax import __version__, adapters
 from hyperjax.core import phi as phi_lib
+from hyperjax.core import sharding
 from hyperjax.data import layouts, loader, rows, shapes
 from hyperjax.data.episodes import Episode, EpisodeConfig
 from hyperjax.data.prompts import PromptFormat
@@ -98,7 +99,7 @@ def adapt(args: argparse.Namespace, command: str) -> str:
   from hyperjax import runs
   from hyperjax.evaluation import scoring
 
-  mesh = runs.sharing(args.devices)
+  mesh = sharding.sharing(args.devices)
   run = runs.load(args.checkpoint, source=args.model, mesh=mesh)
   _check_makes_adapters(args.checkpoint, run)
   episode = read_support(examples, run.prompt, run.vocabulary)

@@ -70,7 +70,8 @@ def evaluate(
 
   Raises:
     ValueError: a method is for another model, prompt format or vocabulary than the others or the
-      data; there is no data; or the devices cannot share out the episodes of a batch.
+      data, or trained weights that are in few bits here; there is no data; or the devices cannot
+      share out the episodes of a batch.
   """
   if hypermodel not in runs_by_method:
     raise ValueError(
@@ -89,6 +90,9 @@ def evaluate(
       f"{runs_by_method[hypermodel]} is an adapter, which names no tasks: name a data file and "
       "runs/evaluate_on.gin, or a run as evaluate.hypermodel"
     )
+  for folder in runs_by_method.values():
+    if not adapters.is_adapter(folder) and (note := runs.remark_on_run(folder, model)):
+      print(note, file=sys.stderr)
   if dry_run:
     controls = "1 control" if own_data is None else "3 controls"
     print(f"methods    zero_shot, in_context, {', '.join(runs_by_method)}, {controls}")

@@ -15,6 +15,7 @@ import numpy as np
 
 from hyperjax import adapters
 from hyperjax.core import phi as phi_lib
+from hyperjax.core import quantised, sharding
 from hyperjax.core.phi import Phi
 from hyperjax.data import layouts, prompts, rows, vocabularies
 from hyperjax.data.prompts import PromptFormat
@@ -72,6 +73,10 @@ def parser() -> argparse.ArgumentParser:
   p.add_argument("--seed", type=int, default=0, help="of sampling (default: 0)")
   p.add_argument("--batch_size", type=int, default=32, help="default: 32")
   p.add_argument("--devices", type=int, default=1, help="that share the model (default: 1)")
+  p.add_argument(
+    "--base_bits", type=int, choices=sorted(quantised.TYPES), help="of the base model's matrices "
+    "(default: full width)",
+  )  # fmt: skip
   p.add_argument("--out", type=pathlib.Path, help="writes JSON lines: input, prediction, adapter")
   return p
 
@@ -267,9 +272,9 @@ def predict(args: argparse.Namespace) -> list[dict[str, str]]:
   # Late, so that a wrong argument is answered at once.
   from hyperjax import runs
 
-  model = runs.ModelConfig(families.read_config(source), source)
+  model = runs.ModelConfig(families.read_config(source), source, bits=args.base_bits)
   vocabulary = vocabularies.load(source)
-  mesh = runs.sharing(args.devices)
+  mesh = sharding.sharing(args.devices)
   downstream, fingerprint = model.load(mesh)
   base = adapters.Base(source, model.architecture, fingerprint, vocabulary.fingerprint)
   loaded = {}

@@ -175,8 +175,13 @@ def _system(
   )
 
 
-def check_fits(producer: ProducerConfig, model: ModelConfig) -> None:
-  """Refuses a system that is not for this kind of model, or trains its weights in few bits.
+def check_fits(
+  producer: ProducerConfig,
+  model: ModelConfig,
+  way_out: str = "set BASE_BITS to None, or name a system that leaves them frozen",
+) -> None:
+  """Refuses a system that is not for this kind of model, or trains its weights in few bits; there
+  `way_out` is what to do.
 
   Raises:
     ValueError: names the system, and the kind of model that it is for.
@@ -194,8 +199,7 @@ def check_fits(producer: ProducerConfig, model: ModelConfig) -> None:
     raise ValueError(
       f"BASE_BITS is {model.bits}, but {type(producer).__name__} trains "
       f"{'a copy of the' if copied else 'the'} downstream model's weights, whose steps are smaller "
-      f"than {model.bits} bits can tell apart: set BASE_BITS to None, or name a system that leaves "
-      "them frozen"
+      f"than {model.bits} bits can tell apart: {way_out}"
     )
 
 
@@ -230,19 +234,6 @@ def configured(folder: str | os.PathLike) -> dict[str, Any]:
   """
   given = launch.configured(folder, "hyperjax.train", "train")
   return given | {"model": dataclasses.replace(given["model"], attention="auto")}
-
-
-def sharing(devices: int) -> Mesh:
-  """So many devices that share a model's heads, MLP and vocabulary: for the commands without gin
-  files, which may have one episode only.
-
-  Raises:
-    ValueError: there are not so many.
-  """
-  here = jax.devices()
-  if not 1 <= devices <= len(here):
-    raise ValueError(f"--devices must be in 1..{len(here)}, this machine's devices, not {devices}")
-  return sharding.MeshConfig(1, 1, devices).build(here[:devices])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -338,11 +329,24 @@ def remark(
   """What to tell the user of an adapter that is going to be used on a model; None for nothing."""
   if not adapter.verified:
     return adapters.unverified(folder)
-  made = adapter.provenance.get("base_bits")
-  if made == model.bits:
-    return None
+  return _other_bits(folder, adapter.provenance.get("base_bits"), model)
+
+
+def remark_on_run(folder: str | os.PathLike, model: ModelConfig) -> str | None:
+  """The same of a run, whose own base may have other bits than that of the run beside it.
+
+  Raises:
+    FileNotFoundError: the folder holds no run.
+    ValueError: it is for another kind of model, or has trained weights that are in few bits here.
+  """
+  given, width = configured(folder), "name runs beside it whose base is in full width"
+  check_fits(given["hypermodel"], model, f"leave {folder} out, or {width}")
+  return _other_bits(folder, given["model"].bits, model)
+
+
+def _other_bits(folder: str | os.PathLike, made: int | None, model: ModelConfig) -> str | None:
   name = lambda bits: "full width" if bits is None else f"{bits} bits"
-  return (
+  return None if made == model.bits else (
     f"note: {folder} was made on the base in {name(made)}, which is used in {name(model.bits)} "
     "here: answers may differ a little"
   )

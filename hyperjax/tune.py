@@ -126,22 +126,24 @@ def tune(
     config: what they share.
     data: the tasks; the run's held-out ones where None.
     mesh: the devices, and what is sharded over them. A task is one episode, which is never split:
-      `data` and `fsdp` give room for the weights, `tensor` shares out work too.
+      `fsdp` gives room for the weights, `tensor` shares out work too, `data` does neither.
     dry_run: print what would be done.
   """
   given = runs.configured(run)
   data = data or given["data"].held_out
-  for method in methods.values():
-    runs.check_fits(method.producer, given["model"])
+  for name, method in methods.items():
+    runs.check_fits(method.producer, given["model"], f"leave '{name}' out of tune.tune.methods")
+    if method.start and (note := runs.remark_on_run(method.start.run, given["model"])):
+      print(note, file=sys.stderr)
   if dry_run:
     print(f"methods    {', '.join(methods)}")
     print(f"data       {data.config.title} in {data.path}")
     print(f"config     {config}")
     return 0
 
+  devices = mesh.build()
   vocabulary = vocabularies.load(data.config.vocabulary)
   manifest = data.open(vocabulary)
-  devices = mesh.build()
   model, fingerprint = given["model"].load(devices)
   tasks = manifest.select(config.tasks, ())
   bench = Bench.open(manifest, tasks, methods, config, given["model"].architecture.layout)

@@ -119,9 +119,22 @@ class Templates:
       template
       for file in known
       for template in load(file, _cleaned("_".join(file.parent.relative_to(root).parts)))
-      if template.original_task or not self.original_task
     ]
-    return folders.unique((f"{t.dataset}_{_cleaned(t.name)}", t) for t in templates)
+    found = folders.unique((f"{t.dataset}_{_cleaned(t.name)}", t) for t in templates)
+    return self._originals(found) if self.original_task else found
+
+  def _originals(self, found: Mapping[str, Template]) -> dict[str, Template]:
+    """Returns those that ask what their data set was made for."""
+    kept = {name: t for name, t in found.items() if t.original_task}
+    names = lambda templates: {*templates, *(t.dataset for t in templates.values())}
+    lost = [name for name in self.include if name in names(found) - names(kept)]
+    if lost or not kept:
+      raise ValueError(
+        f"{self.path}: of {', '.join(lost) or 'its data sets'} no template's metadata has "
+        "'original_task: true', as those of held-out data sets must: write it into templates.yaml, "
+        "or take all (gin: held_out/promptsource.Templates.original_task = False)."
+      )
+    return kept
 
 
 def splits(folder: pathlib.Path) -> dict[str, pathlib.Path]:

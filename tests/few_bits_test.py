@@ -1,6 +1,7 @@
 """Runs on a frozen base in 8 bits (gin: BASE_BITS), by the commands and for every system."""
 
 import json
+import pathlib
 
 import jax
 import numpy as np
@@ -8,10 +9,11 @@ import pytest
 from flax import nnx
 
 from benchmarks import few_bits
-from hyperjax import adapt, adapters, launch, predict, runs, tune
+from hyperjax import adapt, adapters, evaluate, launch, predict, runs, tune
 from hyperjax import compile as compile_lib
 from hyperjax.core import quantised
 from tests import tiny as tiny_lib
+from tests.baselines_test import gin_of
 
 tiny = tiny_lib.fixture
 
@@ -140,6 +142,30 @@ def test_its_adapters_serve_the_plain_base_which_is_said(tiny, run, tmp_path, ca
     f"note: {made} was made on the base in 8 bits, which is used in full width here: answers may "
     "differ a little\n"
   )
+  assert predict.main([*given, "--base_bits", "8"]) == 0
+  assert capsys.readouterr().err == ""
+
+
+def test_runs_on_other_bases_are_compared_where_that_makes_sense(tiny, run, tmp_path, capsys):
+  """All are asked on the hypermodel's base; one that trained its base has none in few bits."""
+  full = tmp_path / "full"
+  full.mkdir()
+  text = pathlib.Path(gin_of(tiny, "full", tmp_path)).read_text()
+  (full / "config.gin").write_text(f"{text}\nMODEL_DIR = 'none'\n")
+  ask = lambda **by_method: evaluate.main([
+    "--gin_file=runs/evaluate.gin", f"--gin.EVAL_OUTPUT_DIR={tmp_path / 'out'}", "--dry_run",
+    f"--gin.RUNS={ {name: str(folder) for name, folder in by_method.items()} }",
+  ])  # fmt: skip
+  assert ask(hyperllama=run, plain=tiny.run) == 0
+  assert capsys.readouterr().err == (
+    f"note: {tiny.run} was made on the base in full width, which is used in 8 bits here: answers "
+    "may differ a little\n"
+  )
+  assert ask(hyperllama=tiny.run, full=full) == 0
+  capsys.readouterr()
+  message = tiny_lib.refused(capsys, ask(hyperllama=run, full=full))
+  assert message.startswith("BASE_BITS is 8, but FullConfig trains the downstream model's weights")
+  assert message.endswith(f": leave {full} out, or name runs beside it whose base is in full width")
 
 
 def test_the_benchmark_asks_what_training_watched(tiny):
@@ -163,4 +189,6 @@ def test_tuning_the_whole_model_of_such_a_run_is_refused(run, tmp_path, capsys):
     "--gin_file=runs/tune_baselines.gin", f"--gin.RUN={run}",
     f"--gin.TUNE_OUTPUT_DIR={tmp_path / 'out'}",
   ])  # fmt: skip
-  assert "BASE_BITS is 8, but FullConfig trains" in tiny_lib.refused(capsys, status)
+  message = tiny_lib.refused(capsys, status)
+  assert message.startswith("BASE_BITS is 8, but FullConfig trains")
+  assert message.endswith(": leave 'full_few' out of tune.tune.methods")

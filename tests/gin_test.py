@@ -207,6 +207,7 @@ def test_the_tuning_file_is_whole():
   )  # fmt: skip
   starts = {name: method.start and method.start.run for name, method in given["methods"].items()}
   assert starts == {"random": None, "shared": "s", "generated": "r"}
+  assert given["mesh"] == MeshConfig(data=1)  # a task is one episode
 
 
 def test_the_tuned_baselines_have_few_and_more_examples():

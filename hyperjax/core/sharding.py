@@ -67,7 +67,8 @@ class MeshConfig:
     every size is named and fewer are asked for).
 
     Raises:
-      ValueError: the sizes do not multiply to the number of devices.
+      ValueError: the sizes do not multiply to the number of devices; or the TPU chips asked for are
+        no block of their torus.
     """
     sizes = [self.data, self.fsdp, self.tensor]
     fixed = math.prod(size for size in sizes if size != -1)
@@ -82,8 +83,27 @@ class MeshConfig:
         f"{len(devices)} devices (gin: MESH_DATA, MESH_FSDP, MESH_TENSOR)"
       )
     # Torus axes are split where no whole ones fit, as tensor 4 on v6e 8x8: jax.make_mesh refuses.
-    ordered = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    try:
+      ordered = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    except AssertionError as error:  # how JAX says that the chips' coordinates have a hole
+      raise ValueError(
+        f"the first {len(devices)} chips are no block of their torus: use all of them, or a power "
+        "of two (gin: MESH_DATA, MESH_FSDP, MESH_TENSOR)"
+      ) from error
     return Mesh(ordered, MESH_AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def sharing(devices: int) -> Mesh:
+  """So many devices that share a model's heads, MLP and vocabulary: for the commands without gin
+  files, which may have one episode only.
+
+  Raises:
+    ValueError: there are not so many.
+  """
+  here = jax.devices()
+  if not 1 <= devices <= len(here):
+    raise ValueError(f"--devices must be in 1..{len(here)}, this machine's devices, not {devices}")
+  return MeshConfig(1, 1, devices).build(here[:devices])
 
 
 def partition(axes: Sequence[str | None], rules: Rules = RULES) -> PartitionSpec:

@@ -1,5 +1,7 @@
 """Every array of every model, phi and hypermodel has logical axes that the table can place."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ from flax import nnx
 from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
 from hyperjax.core import phi as phi_lib
+from hyperjax.core import sharding
 from hyperjax.core.sharding import (
   MESH_AXES,
   RULES,
@@ -130,11 +133,29 @@ def test_the_data_axis_takes_what_the_others_leave():
 
 def test_sizes_that_are_all_named_may_ask_for_fewer_devices(monkeypatch):
   """But not of several processes, each of which must have a part in the mesh."""
-  monkeypatch.setattr(jax, "devices", lambda one=jax.devices()[0]: [one] * 3)
+  three = jax.devices()[:1] * 3
+  monkeypatch.setattr(jax, "devices", lambda: three)
   assert MeshConfig(data=1).build().size == 1
   monkeypatch.setattr(jax, "process_count", lambda: 2)
   with pytest.raises(ValueError, match="data 1 x fsdp 1 x tensor 1 does not fit 3 devices"):
     MeshConfig(data=1).build()
+
+
+def test_chips_that_are_no_block_of_their_torus_are_refused(monkeypatch):
+  """Of a v5e host's 2 x 4 chips the first four are one, the first three are not."""
+  chips = [
+    types.SimpleNamespace(
+      device_kind="TPU v5 lite", platform="tpu", coords=(i % 2, i // 2, 0), core_on_chip=0
+    )
+    for i in range(8)
+  ]
+  here, made = MeshConfig().build(), []
+  monkeypatch.setattr(jax, "devices", lambda: chips)
+  monkeypatch.setattr(sharding, "Mesh", lambda chips, *_, **__: made.append(chips.shape) or here)
+  MeshConfig(1, 1, 4).build()
+  assert made == [(1, 1, 4)]
+  with pytest.raises(ValueError, match="first 3 chips are no block of their torus: use all"):
+    MeshConfig(1, 1, 3).build()
 
 
 def test_any_one_axis_may_take_what_the_others_leave():

@@ -149,6 +149,20 @@ def test_data_sets_and_templates_are_chosen_by_p3s_names(tmp_path):
     names(exclude=["super_glue_rte", "super_glue_copa"])
 
 
+def test_held_out_data_sets_without_an_original_task_are_named(tmp_path):
+  """They are there, so that it is not their names that are wrong."""
+  files.copa(tmp_path)
+  files.put(tmp_path, "mine", files.RTE.replace("original_task: true", "original_task: false"),
+            {"train": []})  # fmt: skip
+  message = r": of {} no template's metadata has 'original_task: true'.*original_task = False\)"
+  for held_out in ("mine", "mine_does_it_follow_"):
+    with pytest.raises(ValueError, match=message.format(held_out)):
+      Templates(str(tmp_path), include=["super_glue_copa", held_out], original_task=True).tasks()
+  (tmp_path / "super_glue" / "copa" / "templates.yaml").unlink()
+  with pytest.raises(ValueError, match=message.format("its data sets")):
+    Templates(str(tmp_path), original_task=True).tasks()
+
+
 def test_rates_are_t0s(tmp_path, monkeypatch):
   files.rte(tmp_path)
   files.copa(tmp_path)
