@@ -101,6 +101,7 @@ def evaluate(
     return 0
 
   devices = mesh.build()
+  progress.say_devices(devices)
   sharding.check_batch(episodes.batch_size, devices)
   vocabulary = vocabularies.load(held_out.config.vocabulary)
   manifest = held_out.open(vocabulary)
@@ -134,7 +135,8 @@ def evaluate(
     if not adapters.is_adapter(path)
   }
   report.write(
-    folder, records, hypermodel=hypermodel, config=run.config, command=run.command,
+    folder, records, hypermodel=hypermodel,
+    about={"command": run.command, "config": run.config, "base": model.dtypes()},
     curve={name: points for name, points in curve.items() if points} or None,
     task_metrics=chosen, left_out=left_out,
   )  # fmt: skip

@@ -11,6 +11,7 @@ import jax
 import rich.console
 import rich.progress
 from jax.experimental import multihost_utils
+from jax.sharding import AbstractMesh, Mesh
 
 _COMPILED = 0
 
@@ -27,6 +28,13 @@ jax.monitoring.register_event_duration_secs_listener(_count)
 def compilations() -> int:
   """How many programs JAX has compiled in this process."""
   return _COMPILED
+
+
+def say_devices(mesh: Mesh | AbstractMesh) -> None:
+  """Says which devices a command uses, where there is a choice."""
+  if jax.device_count() > 1 and jax.process_index() == 0:
+    axes = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
+    print(f"mesh: {axes}, {mesh.size} of {jax.device_count()} devices", flush=True)
 
 
 def counter() -> rich.progress.Progress:

@@ -57,7 +57,7 @@ class ModelConfig:
   def __post_init__(self):
     if self.dtype not in _DTYPES:
       raise ValueError(f"ModelConfig.dtype must be one of {_DTYPES}, not {self.dtype!r}")
-    if self.bits not in (None, *quantised.TYPES):
+    if repr(self.bits) not in map(repr, (None, *quantised.TYPES)):  # True and 8.0 are none
       raise ValueError(
         f"ModelConfig.bits must be None, {' or '.join(map(str, quantised.TYPES))}, not "
         f"{self.bits!r} (gin: BASE_BITS)"
@@ -84,8 +84,8 @@ class ModelConfig:
     return name if self.bits is None else f"{quantised.TYPES[self.bits]} and {name}"
 
   def dtypes(self) -> str:
-    """The names of weights' and activations': what figures depend on besides weights and data."""
-    return f"{self.stored_as()} {self.activations().name}"
+    """What figures depend on besides weights and data, in words."""
+    return f"{self.stored_as()} weights, {self.activations().name} activations"
 
   def abstract(self, backend: str | None = None) -> families.Model:
     """The model with shapes in place of arrays, as on a backend; reads nothing."""

@@ -21,7 +21,7 @@ from hyperjax.data import eval_sets, loader, vocabularies
 from hyperjax.data.caclm import CaclmConfig
 from hyperjax.data.episodes import EpisodeConfig
 from hyperjax.evaluation import scoring
-from hyperjax.progress import Progress, StopSignal, compilations
+from hyperjax.progress import Progress, StopSignal, compilations, say_devices
 from hyperjax.training import step as step_lib
 from hyperjax.training.checkpoints import Checkpoints
 from hyperjax.training.metrics_writer import MetricsWriter
@@ -132,6 +132,7 @@ def train(
 
   # The model, the data, the system.
   mesh = run.mesh.build()
+  say_devices(mesh)
   sharding.check_batch(run.batch_size // run.accumulate, mesh)
   vocabulary = vocabularies.load(data.config.vocabulary)
   vocabularies.check_fits(

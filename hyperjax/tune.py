@@ -142,6 +142,7 @@ def tune(
     return 0
 
   devices = mesh.build()
+  progress.say_devices(devices)
   vocabulary = vocabularies.load(data.config.vocabulary)
   manifest = data.open(vocabulary)
   model, fingerprint = given["model"].load(devices)
@@ -177,7 +178,10 @@ def tune(
           cells.setdefault(name, {}).setdefault(task, []).append(curve)
           bar.advance(done)
   current = launch.current()
-  tuning_report.write(output_dir, cells, config=current.config, command=current.command)
+  base = given["model"].dtypes()
+  tuning_report.write(
+    output_dir, cells, {"command": current.command, "config": current.config, "base": base}
+  )
   return 0
 
 

@@ -83,9 +83,10 @@ def test_what_is_trained_cannot_be_in_few_bits(model, system, what):
   training(model, system, "BASE_BITS=None")
 
 
-def test_other_bits_are_refused():
-  with pytest.raises(ValueError, match=r"bits must be None, 8 or 4, not 5 \(gin: BASE_BITS\)"):
-    training("llama_tiny", "hyperllama", "BASE_BITS=5")
+@pytest.mark.parametrize("bits", ["5", "True"])
+def test_other_bits_are_refused(bits):
+  with pytest.raises(ValueError, match=rf"bits must be None, 8 or 4, not {bits} \(gin: BASE_BITS"):
+    training("llama_tiny", "hyperllama", f"BASE_BITS={bits}")
 
 
 # ---- The commands --------------------------------------------------------------------------------

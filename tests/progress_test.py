@@ -9,6 +9,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+from jax.sharding import AbstractMesh
 
 from hyperjax import progress
 
@@ -113,3 +114,12 @@ def test_a_terminal_gets_a_bar(monkeypatch, capsys):
     bar.note("held-out 0.7")
   out = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().out)
   assert "step 2/4" in out and "loss 0.500" in out and "ETA" in out and "held-out 0.7" in out
+
+
+def test_devices_are_named_where_there_is_a_choice(monkeypatch, capsys):
+  mesh = AbstractMesh((2, 2, 1), ("data", "fsdp", "tensor"))
+  progress.say_devices(mesh)
+  assert capsys.readouterr().out == ""
+  monkeypatch.setattr(jax, "device_count", lambda: 8)
+  progress.say_devices(mesh)
+  assert capsys.readouterr().out == "mesh: data 2 x fsdp 2 x tensor 1, 4 of 8 devices\n"

@@ -44,7 +44,8 @@ def second(tmp_path):
 
 def evaluation(folder, records):
   """A folder with what `report.write` writes of these records, less what is not read."""
-  found = figures.summarise(records, hypermodel="hyperllama", config="X = 1\n", command="evaluate")
+  about = {"config": "X = 1\n", "command": "evaluate"}
+  found = figures.summarise(records, hypermodel="hyperllama", about=about)
   folder.mkdir()
   save(folder, found)
   return folder

@@ -193,7 +193,7 @@ def check_batch(size: int, mesh: Mesh | AbstractMesh) -> None:
     raise ValueError(
       f"{size} episodes cannot be shared out evenly over data {mesh.shape['data']} x fsdp "
       f"{mesh.shape['fsdp']}: BATCH_SIZE (each part of it, where it is accumulated) must be a "
-      f"multiple of {parts}"
+      f"multiple of {parts}; or name fewer devices, as MESH_DATA=1"
     )
 
 

@@ -29,12 +29,12 @@ def summarise(
   records: Records,
   *,
   hypermodel: str,
-  config: str,
-  command: str,
+  about: Mapping[str, str],
   task_metrics: Mapping[str, str] | None = None,
   left_out: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
-  """Returns all figures as plain JSON data; an undefined recovery is null with a "note"."""
+  """Returns all figures, and what they are `about`, as plain JSON data; an undefined recovery is
+  null with a "note"."""
   check(records, hypermodel)
   methods = plots.ordered(list(records))
   # {figure: {method: {(task, seed): value}}}
@@ -85,8 +85,7 @@ def summarise(
     "tasks": _per_group(values, methods, tasks, False),
     "by_seed": _per_seed(cells, records[hypermodel]),
     "hypermodel": hypermodel,
-    "command": command,
-    "config": config,
+    **about,
     "versions": versions(),
     "seeds": seeds,
     "num_queries": len(records[hypermodel]),

@@ -54,8 +54,7 @@ def write(
   records: Records,
   *,
   hypermodel: str = "hyperllama",
-  config: str,
-  command: str,
+  about: Mapping[str, str],
   curve: plots.Curve | None = None,
   task_metrics: Mapping[str, str] | None = None,
   left_out: Mapping[str, int] | None = None,
@@ -69,8 +68,8 @@ def write(
     folder: where to; created where it does not exist.
     records: {method: records}; zero_shot, in_context and the hypermodel have to be among them.
     hypermodel: the method that "recovery" is about.
-    config: the gin configuration that the figures come from.
-    command: the command line.
+    about: where the figures come from: "command", the command line; "config", its gin
+      configuration; "base", what the frozen model was stored and computed in.
     curve: {method: (minutes of training, macro exact match) pairs}.
     task_metrics: {task: its own metric}, as `scores.choose` returns it.
     left_out: {task: how many of its queries were not asked}.
@@ -79,9 +78,8 @@ def write(
     ValueError: a method is missing, or methods did not answer the same queries.
   """
   results = figures.summarise(
-    records, hypermodel=hypermodel, config=config, command=command, task_metrics=task_metrics,
-    left_out=left_out,
-  )  # fmt: skip
+    records, hypermodel=hypermodel, about=about, task_metrics=task_metrics, left_out=left_out
+  )
   images = {"methods.png": plots.summary(results), "tasks.png": plots.tasks(results, hypermodel)}
   if curve:
     images["curve.png"] = plots.curve(results, curve)
@@ -223,7 +221,7 @@ def markdown(results: Mapping[str, Any], records: Records, images: Sequence[str]
     _markdown_table(header, rows),
     f"{results['num_queries']} queries of {len(results['tasks'])} tasks in "
     f"{len(results['families'])} families; evaluation seeds: {seeds}. Recovery by log-likelihood: "
-    f"{_bracketed(log_likelihood, 2)}.",
+    f"{_bracketed(log_likelihood, 2)}. The frozen model: {results['base']}.",
     *(found["note"] + "." for found in results["recovery"].values() if "note" in found),
     *([f"Not asked, since a support holds their input: {left_out}."] if left_out else []),
     *(f"![{name.removesuffix('.png')}]({name})" for name in images),

@@ -16,11 +16,10 @@ Cells = Mapping[str, Mapping[str, Sequence[Sequence[Mapping[str, int | float]]]]
 FIELDS = ("exact_match", "log_likelihood")
 
 
-def write(folder: str | os.PathLike, cells: Cells, *, config: str, command: str) -> dict[str, Any]:
-  """Writes the report of a tuning run; returns what results.json holds."""
-  results = summarise(cells) | {
-    "command": command, "config": config, "versions": figures.versions()
-  }
+def write(folder: str | os.PathLike, cells: Cells, about: Mapping[str, str]) -> dict[str, Any]:
+  """Writes the report of a tuning run; returns what results.json holds. `about` is as in
+  `report.write`."""
+  results = {**summarise(cells), **about, "versions": figures.versions()}
   files = {
     "curves.png": plots.steps(results),
     "report.md": markdown(results).encode(),
@@ -86,6 +85,7 @@ def markdown(results: Mapping[str, Any]) -> str:
     "![curves](curves.png)",
     "",
     "Exact match by teacher forcing (which equals greedy decoding), macro-averaged over "
-    f"{len(results['tasks'])} tasks; the queries asked are never tuned on. Step 0 is the start.",
+    f"{len(results['tasks'])} tasks; the queries asked are never tuned on. Step 0 is the start. "
+    f"The frozen model: {results['base']}.",
     "",
   ])

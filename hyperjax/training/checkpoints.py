@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import logging
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -13,6 +14,11 @@ from hyperjax import storage
 from hyperjax.training import checksums
 
 Tree = Any
+
+# Orbax warns of what `read_only` asks for.
+logging.getLogger("absl").addFilter(
+  lambda record: not str(record.msg).startswith("Given directory is read only")
+)
 
 
 @dataclasses.dataclass

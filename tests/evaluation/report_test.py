@@ -52,8 +52,8 @@ def make(methods=METHODS, right=RIGHT, tasks=TASKS):
 
 
 def write(folder, records=None, **options):
-  options = {"config": "X = 1\n", "command": "hyperjax evaluate --x"} | options
-  return report.write(folder, records or make(), **options)
+  about = {"config": "X = 1\n", "command": "hyperjax evaluate --x", "base": "int8 weights"}
+  return report.write(folder, records or make(), about=about, **options)
 
 
 def shape(path):
@@ -96,6 +96,7 @@ def test_results_follow_the_schema(tmp_path):
     "option_accuracy"
   }
   assert results["command"] == "hyperjax evaluate --x" and results["config"] == "X = 1\n"
+  assert results["base"] == "int8 weights"
   assert {"jax", "numpy", "hyperjax", "python"} <= set(results["versions"])
 
 

@@ -108,7 +108,7 @@ def made_up_seeds():
 def summarised(records, **options):
   return figures.summarise(
     {method: records for method in ("zero_shot", "in_context", "hyperllama")},
-    hypermodel="hyperllama", config="", command="",
+    hypermodel="hyperllama", about=dict.fromkeys(("command", "config", "base"), ""),
     task_metrics=dict.fromkeys(("a.x", "a.y"), "accuracy"), **options,
   )  # fmt: skip
 
@@ -142,7 +142,7 @@ def test_a_report_averages_templates_then_data_sets():
   made = [option("yes", "yes", right, task=task) for task, right in tasks.items()]
   records = {method: made for method in ("zero_shot", "in_context", "hyperllama")}
   results = figures.summarise(
-    records, hypermodel="hyperllama", config="", command="",
+    records, hypermodel="hyperllama", about=dict.fromkeys(("command", "config", "base"), ""),
     task_metrics=dict.fromkeys(tasks, "rank_classification"),
   )  # fmt: skip
   found = results["methods"]["hyperllama"]
