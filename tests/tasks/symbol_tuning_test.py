@@ -156,7 +156,7 @@ def by_gin(tmp_path, **macros):
     bindings=[f"{name}={value!r}" for name, value in macros.items()],
   )  # fmt: skip
   manifest = build_lib.build(
-    dataclasses.replace(given["data"].config, prompt=PROMPT), tmp_path / "out", vocabulary=Bytes()
+    dataclasses.replace(given["data"].held_out.config, prompt=PROMPT), tmp_path / "out", vocabulary=Bytes()
   )
   return manifest, given["episodes"]
 
