@@ -154,7 +154,8 @@ def test_an_evaluation_by_the_protocol(tiny, whole, tmp_path):
     "MODEL_SOURCE": str(tiny.model), "MAX_NEW_TOKENS": 2,
   }  # fmt: skip
   given = [f"{name}={value!r}" for name, value in macros.items()] + ["VOCABULARY=%MODEL_SOURCE"]
-  held_out = launch.arguments(files, "hyperjax.evaluate", "evaluate", bindings=given)["data"].held_out
+  asked = launch.arguments(files, "hyperjax.evaluate", "evaluate", bindings=given)
+  held_out = asked["data"].held_out
   build_lib.build(held_out.config, held_out.path)
   arguments = [*(f"--gin_file={f}" for f in files), *(f"--gin.{binding}" for binding in given)]
   assert evaluate.main(arguments) == 0

@@ -155,9 +155,8 @@ def by_gin(tmp_path, **macros):
      "runs/eval_symbol_tuning.gin"], "hyperjax.evaluate", "evaluate",
     bindings=[f"{name}={value!r}" for name, value in macros.items()],
   )  # fmt: skip
-  manifest = build_lib.build(
-    dataclasses.replace(given["data"].held_out.config, prompt=PROMPT), tmp_path / "out", vocabulary=Bytes()
-  )
+  config = dataclasses.replace(given["data"].held_out.config, prompt=PROMPT)
+  manifest = build_lib.build(config, tmp_path / "out", vocabulary=Bytes())
   return manifest, given["episodes"]
 
 
