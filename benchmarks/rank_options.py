@@ -67,7 +67,7 @@ def group_of(episodes: list[Episode], num_queries: int) -> eval_sets.Group:
   planned = continuations.plan(Counter((row.query, row.targets) for row in rows), width)
   longest = max(len(query.input) for e in episodes for query in e.queries)
   return eval_sets.Group(
-    {"made_up": 6}, loader.fit(episodes), episodes, DECODER, longest, planned
+    ("made_up",), loader.fit(episodes), episodes, DECODER, longest, planned
   )
 
 

@@ -24,7 +24,7 @@ from hyperjax.evaluation import metrics, report, scoring
 Record = dict[str, Any]
 
 # Part of what stored answers are named by: raise it where scoring or decoding changes.
-_SCORING = 4
+_SCORING = 3
 # The most batches of a part. All its phis are kept until it is scored: a part has fewer batches
 # where they would take more bytes than this.
 _PART_BATCHES = 8
@@ -141,13 +141,11 @@ class Scorer:
     end, group = self.manifest.prompt.terminator_ids(self.vocabulary), part.group
     phis, episodes, answered = [], [], []
     for number in part.batches:
-      batch, mask, real = eval_sets.batch(group, self.config.batch_size, number)
+      batch, _, real = eval_sets.batch(group, self.config.batch_size, number)
       phis.append(scoring.produce(method.producer, method.downstream, batch.support))
-      most = self.config.max_new_tokens
       ids, count = scoring.answers(
-        method.downstream, phis[-1], batch, end, group.longest_input, most,
-        _limits(group, real, mask, most),
-      )  # fmt: skip
+        method.downstream, phis[-1], batch, end, group.longest_input, self.config.max_new_tokens
+      )
       episodes += real
       answered += [
         ids[row, column, : count[row, column]].tolist()
@@ -207,16 +205,6 @@ class Scorer:
     """The text of a target piece, without its terminator."""
     end = self.manifest.prompt.terminator_ids(self.vocabulary)
     return self.vocabulary.decode(ids[: -len(end)].tolist()).strip()
-
-
-def _limits(
-  group: Group, episodes: Sequence[Episode], mask: np.ndarray, most: int | None
-) -> np.ndarray:
-  """How many tokens each answer may have, [B, M] int32; 1 where the mask asks for none."""
-  limits = np.ones(mask.shape, np.int32)
-  for row, episode in enumerate(episodes):
-    limits[row, mask[row]] = most or group.tasks[episode.task]
-  return limits
 
 
 def likelihoods(

@@ -36,8 +36,8 @@ class EvalConfig:
     exclude: tasks to leave out.
     batch_size: episodes scored at once.
     max_shapes: static shapes to sort the tasks into.
-    max_new_tokens: of an answer; None: the longest target or option of its task, enough to tell
-      whether an answer is its target, not to score an answer that goes on.
+    max_new_tokens: of an answer; None: the longest target or option among the tasks of its shape,
+      enough to tell whether an answer is its target, not to score an answer that goes on.
   """
 
   num_shots: NumShots | None = 10
@@ -65,7 +65,7 @@ class Group:
   """Episodes that share one static shape.
 
   Attributes:
-    tasks: {task: tokens of its longest target or option}: whose episodes they are, in this order.
+    tasks: whose episodes they are, in this order.
     shape: of their batches.
     episodes: drawn as they are read; none is kept.
     layout: of the downstream model's queries.
@@ -73,7 +73,7 @@ class Group:
     continuations: the shapes of the batches in which continuations are scored.
   """
 
-  tasks: Mapping[str, int]
+  tasks: tuple[str, ...]
   shape: BatchShape
   episodes: Sequence[Episode]
   layout: Layout
@@ -195,10 +195,7 @@ def plan(
     support = max([every.support, *(control[task].support for task in tasks if other_support)])
     shape = shapes.rounded(support, config.num_queries, every.query, every.targets)
     rows = continuations.plan(every.rows, width)
-    # Batches end with their longest answer: tasks with answers of one length stand together.
-    longest = {task: plain[task].targets for task in tasks}
-    longest = dict(sorted(longest.items(), key=lambda item: item[1]))
-    groups.append(Group(longest, shape, (), laid, every.longest_input, rows))
+    groups.append(Group(tasks, shape, (), laid, every.longest_input, rows))
   return Plan(manifest, config, laid, other_support, inline, groups)
 
 

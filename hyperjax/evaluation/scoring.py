@@ -49,7 +49,6 @@ def answers(
   terminator: tuple[int, ...],
   longest: int | None = None,
   max_new_tokens: int | None = None,
-  limit: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
   """Greedy answers.
 
@@ -57,7 +56,6 @@ def answers(
     longest: tokens that the longest input has, so that padding behind it is not computed.
     max_new_tokens: of an answer; None: W, the longest target of the batch's shape. What is longer
       can be no target.
-    limit: of each answer [B, M], where that is less.
 
   Returns:
     ids [B, M, max_new_tokens] int32, and how many are real, terminator included: [B, M].
@@ -66,6 +64,6 @@ def answers(
   tokens = tokens[..., :longest]
   ids, count = generate(
     downstream, phi, tokens, length,
-    max_new_tokens=max_new_tokens or batch.targets.shape[-1], terminator=terminator, limit=limit,
+    max_new_tokens=max_new_tokens or batch.targets.shape[-1], terminator=terminator,
   )  # fmt: skip
   return np.asarray(ids), np.asarray(count)

@@ -58,11 +58,10 @@ def generate(
   *,
   max_new_tokens: int,
   terminator: tuple[int, ...],
-  limit: Int[Array, "B M"] | None = None,
   sampling: Sampling | None = None,
   key: jax.Array | None = None,
 ) -> tuple[Int[Array, "B M max_new"], Int[Array, "B M"]]:
-  """Continues every row until it has produced the terminator, or as many tokens as it may.
+  """Continues every row until it has produced the terminator, or for `max_new_tokens`.
 
   Compiled once per shape; the loop ends as soon as all rows have ended.
 
@@ -73,7 +72,6 @@ def generate(
     length: their real tokens, at least 1 each.
     max_new_tokens: the most that a row may produce.
     terminator: the token ids that end a row when it has produced them in this order; () for none.
-    limit: the most that each row may produce, where that is less; a row produces at least 1.
     sampling: how tokens are drawn; None takes the likeliest.
     key: for sampling, one PRNG key, or [B, M] keys, which make a row independent of its neighbours.
 
@@ -100,8 +98,7 @@ def generate(
   def record(ids, count, ended, token, step):
     ids = jax.lax.dynamic_update_slice_in_dim(ids, jnp.where(ended, 0, token)[..., None], step, 2)
     count = count + ~ended
-    ended |= _ends_with(ids, step, terminator)
-    return ids, count, ended if limit is None else ended | (count >= limit)
+    return ids, count, ended | _ends_with(ids, step, terminator)
 
   def decode(carry):
     step, token, ids, count, ended, cache = carry

@@ -154,16 +154,6 @@ def test_a_terminator_longer_than_the_output_never_ends_a_row(model):
   assert np.all(count == 2)
 
 
-def test_each_row_has_its_own_limit(model):
-  tokens, length = random_prompts(3, 4, 1, 5)
-  free, _ = generate(model, None, tokens, length, max_new_tokens=8, terminator=())
-  limit = jnp.array([[1], [3], [8], [20]])
-  ids, count = generate(model, None, tokens, length, max_new_tokens=8, terminator=(), limit=limit)
-  assert count[:, 0].tolist() == [1, 3, 8, 8]
-  for row, size in enumerate([1, 3, 8, 8]):
-    assert ids[row, 0].tolist() == [*free[row, 0, :size].tolist(), *[0] * (8 - size)]
-
-
 def test_the_loop_ends_when_all_rows_have(model):
   """The model's steps are counted while compiled code runs."""
   tokens, length = random_prompts(6, 1, 1, 4)
