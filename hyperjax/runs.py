@@ -57,7 +57,7 @@ class ModelConfig:
   def __post_init__(self):
     if self.dtype not in _DTYPES:
       raise ValueError(f"ModelConfig.dtype must be one of {_DTYPES}, not {self.dtype!r}")
-    if repr(self.bits) not in map(repr, (None, *quantised.TYPES)):  # True and 8.0 are none
+    if self.bits not in (None, *quantised.TYPES):
       raise ValueError(
         f"ModelConfig.bits must be None, {' or '.join(map(str, quantised.TYPES))}, not "
         f"{self.bits!r} (gin: BASE_BITS)"
