@@ -1,12 +1,13 @@
-"""How long ranking options takes, beside the same number of tokens in one large batch.
+"""How long ranking options takes, beside one large batch in which every option is a query.
 
     python -m benchmarks.rank_options --gin_file=models/smollm2_135m.gin \\
       --gin_file=systems/hyperllama.gin --gin_file=data/lexical.gin --gin_file=runs/mtf.gin
 
 Made-up queries of 20 to 60 tokens with 2 to 5 options of 1 to 6 tokens, all mixed, as `hyperjax
-evaluate` scores them: padding and the making of batches count, the making of phi does not. The
-large batch is full of random tokens, of as many a query and a target as the options have on
-average; its time is scaled to their number. The weights are random, so no model has to be there.
+evaluate` scores them, each query read once: padding and the making of batches count, the making of
+phi does not. The large batch is full of random tokens, of as many a query and a target as inputs
+and options together have on average; its time is scaled to their number. The weights are random, so
+no model has to be there.
 """
 
 import argparse
@@ -64,10 +65,10 @@ def group_of(episodes: list[Episode], num_queries: int) -> eval_sets.Group:
   """The episodes, with the shapes that an evaluation plans for them."""
   width = continuations.width(num_queries)
   rows = [row for e in episodes for row in continuations.rows(e, width, DECODER)]
-  planned = continuations.plan(Counter((row.query, row.targets) for row in rows), width)
+  planned = continuations.plan(Counter(row.sizes for row in rows), width)
   longest = max(len(query.input) for e in episodes for query in e.queries)
   return eval_sets.Group(
-    ("made_up",), loader.fit(episodes), episodes, DECODER, longest, planned
+    {"made_up": 6}, loader.fit(episodes), episodes, DECODER, longest, planned
   )
 
 
@@ -89,12 +90,16 @@ def rank(method: answers.Method, group: eval_sets.Group, size: int) -> tuple[flo
 
 
 def compile_all(method, group, size: int, phi, episodes) -> None:
-  """Computes the shortest row once in each shape."""
-  width = group.continuations[0].queries
-  row = continuations.rows(episodes[0], width, group.layout)[-1]
+  """Computes a row that fits all shapes once in each."""
+  width, least = continuations.width(group.shape.queries), group.continuations[0]
+  rows = (
+    row for source, episode in enumerate(episodes)
+    for row in continuations.rows(episode, width, group.layout, source)
+  )  # fmt: skip
+  row = next(row for row in rows if least | row.sizes == least)
   for shape in group.continuations:
-    batch, sources = continuations.fill([row], episodes, shape, size, group.layout)
-    jax.block_until_ready(scoring.likelihoods(method.downstream, phi, sources, batch))
+    asked, sources = continuations.fill([row], episodes, shape, (size, width), group.layout)
+    jax.block_until_ready(scoring.likelihoods(method.downstream, phi, sources, asked))
 
 
 def main() -> int:
@@ -122,8 +127,9 @@ def main() -> int:
   large = one * tokens / (args.large * args.num_queries * query)
   print(json.dumps({
     "device": jax.devices()[0].device_kind, "options": len(texts), "tokens": tokens,
-    "shapes": [[s.query, s.targets] for s in group.continuations], "seconds": round(seconds, 3),
-    "large_batch_seconds": round(large, 3), "ratio": round(seconds / large, 3),
+    "shapes": [[s.query, s.read, s.targets] for s in group.continuations],
+    "seconds": round(seconds, 3), "large_batch_seconds": round(large, 3),
+    "ratio": round(seconds / large, 3),
   }))  # fmt: skip
   return 0
 

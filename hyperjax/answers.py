@@ -24,7 +24,7 @@ from hyperjax.evaluation import metrics, report, scoring
 Record = dict[str, Any]
 
 # Part of what stored answers are named by: raise it where scoring or decoding changes.
-_SCORING = 3
+_SCORING = 4
 # The most batches of a part. All its phis are kept until it is scored: a part has fewer batches
 # where they would take more bytes than this.
 _PART_BATCHES = 8
@@ -141,11 +141,13 @@ class Scorer:
     end, group = self.manifest.prompt.terminator_ids(self.vocabulary), part.group
     phis, episodes, answered = [], [], []
     for number in part.batches:
-      batch, _, real = eval_sets.batch(group, self.config.batch_size, number)
+      batch, mask, real = eval_sets.batch(group, self.config.batch_size, number)
       phis.append(scoring.produce(method.producer, method.downstream, batch.support))
+      most = self.config.max_new_tokens
       ids, count = scoring.answers(
-        method.downstream, phis[-1], batch, end, group.longest_input, self.config.max_new_tokens
-      )
+        method.downstream, phis[-1], batch, end, group.longest_input, most,
+        _limits(group, real, mask, most),
+      )  # fmt: skip
       episodes += real
       answered += [
         ids[row, column, : count[row, column]].tolist()
@@ -207,6 +209,16 @@ class Scorer:
     return self.vocabulary.decode(ids[: -len(end)].tolist()).strip()
 
 
+def _limits(
+  group: Group, episodes: Sequence[Episode], mask: np.ndarray, most: int | None
+) -> np.ndarray:
+  """How many tokens each answer may have, [B, M] int32; 1 where the mask asks for none."""
+  limits = np.ones(mask.shape, np.int32)
+  for row, episode in enumerate(episodes):
+    limits[row, mask[row]] = most or group.tasks[episode.task]
+  return limits
+
+
 def likelihoods(
   downstream: nnx.Module, phi: Phi | None, episodes: Sequence[Episode], group: Group, size: int
 ) -> dict[tuple[int, int], np.ndarray]:
@@ -222,7 +234,7 @@ def likelihoods(
   Returns:
     {(episode, query): [its continuations] float32, as `continuations.of` orders them}.
   """
-  width = group.continuations[0].queries
+  width = continuations.width(group.shape.queries)
   rows = [
     row
     for source, episode in enumerate(episodes)
@@ -230,17 +242,20 @@ def likelihoods(
   ]
   computed = []  # all are dispatched before the first one is waited for
   for part, shape in continuations.pack(rows, group.continuations, size):
-    batch, sources = continuations.fill(part, episodes, shape, size, group.layout)
-    computed.append((part, scoring.likelihoods(downstream, phi, sources, batch)))
+    asked, sources = continuations.fill(part, episodes, shape, (size, width), group.layout)
+    computed.append((part, scoring.likelihoods(downstream, phi, sources, asked)))
   found = {
     (source, column): np.zeros(len(continuations.of(query)), np.float32)
     for source, episode in enumerate(episodes)
     for column, query in enumerate(episode.queries)
   }
   for part, values in computed:
-    for row, line in zip(part, np.asarray(values), strict=False):
-      for (column, number), value in zip(row.places, line, strict=False):
-        found[row.source, column][number] = value
+    for row, lines in zip(part, np.asarray(values), strict=False):
+      for lane, line in zip(row.lanes, lines, strict=False):
+        query = episodes[row.source].queries[lane.column]
+        found[row.source, lane.column][lane.start : lane.stop] = continuations.totals(
+          lane, query, line
+        )
   return found
 
 

@@ -125,14 +125,14 @@ class Tools:
     downstream: the base model.
     vocabulary: its tokenizer.
     context: the most tokens it can hold; None without a limit.
-    max_new_tokens, sampling, seed, batch_size: as given.
+    max_new_tokens, temperature, seed, batch_size: as given.
   """
 
   downstream: families.Model
   vocabulary: Vocabulary
   context: int | None
   max_new_tokens: int
-  sampling: Sampling | None
+  temperature: float
   seed: int
   batch_size: int
 
@@ -221,6 +221,8 @@ def answer(group: Sequence[Job], length: int, tools: Tools) -> list[str]:
     phi, axis = group[0].phi, 0
   else:
     phi, axis = phi_lib.stack_rows([job.phi for job in padded]), 1
+  keys = jnp.expand_dims(keys, axis)
+  sampling = Sampling(keys, tools.temperature) if tools.temperature else None
   ids, produced = generate(
     tools.downstream,
     phi,
@@ -228,8 +230,7 @@ def answer(group: Sequence[Job], length: int, tools: Tools) -> list[str]:
     np.expand_dims(count, axis),
     max_new_tokens=tools.max_new_tokens,
     terminator=group[0].terminator,
-    sampling=tools.sampling,
-    key=jnp.expand_dims(keys, axis),
+    sampling=sampling,
   )
   ids, produced = (np.squeeze(np.asarray(x), axis) for x in (ids, produced))
   return [
@@ -285,7 +286,7 @@ def predict(args: argparse.Namespace) -> list[dict[str, str]]:
     loaded[folder] = adapter, _prompt(folder, adapter, args.prompt)
   tools = Tools(
     downstream, vocabulary, families.context_length(source), args.max_new_tokens,
-    Sampling(args.temperature) if args.temperature else None, args.seed, args.batch_size,
+    args.temperature, args.seed, args.batch_size,
   )  # fmt: skip
   predictions = [""] * len(requests)
   with jax.set_mesh(mesh):

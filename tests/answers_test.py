@@ -58,6 +58,7 @@ def scored(scorer: Scorer, method: Method, seed: int = 1) -> list[answers.Record
 def test_continuations_are_scored_as_one_by_one(manifest, name, monkeypatch):
   """Packed in several shapes and parts; the reference asks one query with one text at a time."""
   monkeypatch.setattr(continuations, "_PROGRAM_TOKENS", 0)
+  monkeypatch.setattr(continuations, "_LANE_TOKENS", 8)  # options in lanes of one and of two
   monkeypatch.setattr(answers, "_PART_BATCHES", 2)
   layout, method = methods()[name]
   scorer = Scorer(layout, Bytes(), manifest, CONFIG)
@@ -89,6 +90,22 @@ def test_continuations_are_scored_as_one_by_one(manifest, name, monkeypatch):
         assert record["option_by_token"] == text
         ranked += 1
   assert ranked > 10
+
+
+def test_how_long_an_answer_may_be_does_not_depend_on_the_tasks_beside_it(manifest):
+  """Of the task itself it does: its longest target or option, terminator included."""
+  config = dataclasses.replace(CONFIG, max_new_tokens=None, seeds=(0,), max_queries=7)
+  _, method = methods()["zero-shot"]
+
+  def answered(**which) -> dict[tuple[str, int], str]:
+    scorer = Scorer("decoder", Bytes(), manifest, dataclasses.replace(config, **which))
+    return {(r["task"], r["query_id"]): r["prediction"] for r in scored(scorer, method, 0)}
+
+  together = answered()
+  assert together == answered(include=("chosen", "mixed")) | answered(include=("plain",))
+  longest = {task: max(len(p) for (t, _), p in together.items() if t == task)
+             for task in ("chosen", "plain")}  # fmt: skip
+  assert longest["plain"] < longest["chosen"] <= len("a longer one") + 1
 
 
 def test_nothing_compiles_for_the_next_seeds_and_parts(manifest, monkeypatch):

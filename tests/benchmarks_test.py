@@ -124,6 +124,16 @@ def test_building_and_reading_are_measured(more, monkeypatch, capsys):
   assert found["tokens_per_second"] > 0 and found["batch_tokens_per_second"] > 0
 
 
+def test_attention_is_measured(monkeypatch, capsys):
+  monkeypatch.setattr("sys.argv", ["attention", "--lengths", "16,300", "--repeats", "1"])
+  assert load("attention").main() == 0
+  lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+  assert [(line["length"], line["kernel"]) for line in lines] == [
+    (16, "einsum"), (16, "blocks"), (300, "einsum"), (300, "blocks")
+  ]  # fmt: skip
+  assert lines[3]["forward_mb"] < lines[2]["forward_mb"] and lines[0]["forward_and_back_ms"] > 0
+
+
 def test_ranking_options_is_measured(monkeypatch, capsys):
   """Two parts of batches: one full, one not; nothing compiles after the first of each shape."""
   files = ["models/llama_tiny.gin", "systems/hyperllama.gin", "data/lexical.gin", "runs/mtf.gin"]

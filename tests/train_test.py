@@ -350,7 +350,7 @@ def test_without_a_good_checkpoint_the_message_says_so(tiny, tmp_path, capsys, w
   ({"train.RunConfig.accumulate": 3}, "RunConfig.batch_size 2 is not a multiple of accumulate 3"),
   (dict(DTYPE="float16"), "ModelConfig.dtype must be one of"),
   (dict(REMAT="som"), "'som'"),
-  (dict(ATTENTION="flash"), "attention must be one of ['auto', 'einsum', 'splash', 'cudnn']"),
+  (dict(ATTENTION="flash"), "attention must be one of ['auto', 'einsum', 'blocks', 'spla"),
   (dict(PROMPT="qq"), "'qq'"),
   (dict(NUM_GIST=0), "GistConfig.num_gist must be at least 1, not 0"),
   (dict(NUM_SHOTS=0), "num_shots is 0; want 1 <= low <= high"),

@@ -77,6 +77,32 @@ class EncoderDecoderQuery:
 
 
 @_pytree
+class Continuations:
+  """Queries, and behind each the texts whose likelihood is wanted, side by side.
+
+      read      a a b b b . .        a, b: two texts without their last tokens
+      text      0 0 1 1 1            whose token it is
+      step      1 2 1 2 3            its place behind the query's input
+      targets   a a a b b b b .      both texts, whole
+      behind    0 1 2 0 3 4 5        what predicts it: 0 the input, i the i-th token of `read`
+
+  Attributes:
+    tokens: [B, M, T] int32, the queries' inputs.
+    length: [B, M] int32, their real tokens.
+    read, text, step: [B, M, R] int32; where nothing is read, text is -1 and step 1.
+    targets, behind: [B, M, F] int32.
+  """
+
+  tokens: Arrayish
+  length: Arrayish
+  read: Arrayish
+  text: Arrayish
+  step: Arrayish
+  targets: Arrayish
+  behind: Arrayish
+
+
+@_pytree
 class Batch:
   """B episodes of M queries each.
 

@@ -135,6 +135,34 @@ class Gist:
     return visible[:, None]
 
 
+@partial(jax.tree_util.register_dataclass, data_fields=["length", "text"], meta_fields=["start"])
+@dataclasses.dataclass(frozen=True)
+class Branches:
+  """Texts that go on from one prompt, side by side behind its cache: each sees the prompt's real
+  tokens, and of the texts itself alone, causally.
+
+      start=3 (padded prompt), length=2, text=0 0 1     1 1 0 1 0 0
+                                                        1 1 0 1 1 0
+                                                        1 1 0 0 0 1
+                                                        prompt|texts
+
+  Attributes:
+    length: [B, M] int32, real tokens of each prompt.
+    text: [B, M, T] int32, which text each token belongs to.
+    start: where the texts begin.
+  """
+
+  length: Int[Array, "B M"]
+  text: Int[Array, "B M T"]
+  start: int
+
+  def dense(self, T: int, S: int) -> Bool[Array, "B M T S"]:
+    prompt = jnp.arange(S - T) < self.length[..., None, None]
+    same = self.text[..., :, None] == self.text[..., None, :]
+    own = same & (jnp.arange(T) <= jnp.arange(T)[:, None])
+    return jnp.concatenate([jnp.broadcast_to(prompt, (*own.shape[:3], S - T)), own], -1)
+
+
 class Drawn:
   """A mask that has no description: only the einsum works under it."""
 
@@ -143,4 +171,4 @@ class Drawn:
     raise NotImplementedError
 
 
-Mask = Causal | Whole | Cached | Gist | Drawn
+Mask = Causal | Whole | Cached | Branches | Gist | Drawn

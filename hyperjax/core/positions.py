@@ -79,8 +79,8 @@ class Bias:
   """What is added to attention scores, per head.
 
   Attributes:
-    own: [B|1, N, T, S], for the sequence's own keys.
-    prefix: [B|1, N, T, P], for the keys of a prefix; None for 0.
+    own: [B|1, M|1, N, T, S], for the sequence's own keys.
+    prefix: [B|1, M|1, N, T, P], for the keys of a prefix; None for 0.
   """
 
   own: Any
@@ -89,12 +89,12 @@ class Bias:
 
 def relative_bias(
   table: Float[Array, "X N"],
-  query_at: Int[Array, "#B T"],
-  key_at: Int[Array, "#B S"],
+  query_at: Int[Array, "*#batch T"],
+  key_at: Int[Array, "*#batch S"],
   *,
   bidirectional: bool,
   max_distance: int,
-) -> Float[Array, "#B N T S"]:
+) -> Float[Array, "*batch N T S"]:
   """T5's learned bias of each head for the distance from query to key (arXiv 1910.10683, 2.1).
 
   Args:
@@ -104,7 +104,7 @@ def relative_bias(
       0.
     max_distance: all distances from here on share the last bucket.
   """
-  distance = key_at[:, None, :] - query_at[:, :, None]
+  distance = key_at[..., None, :] - query_at[..., :, None]
   num_buckets, offset = table.shape[0], 0
   if bidirectional:
     num_buckets //= 2
@@ -116,4 +116,4 @@ def relative_bias(
   ratio = jnp.log(jnp.maximum(distance, 1) / exact) / math.log(max_distance / exact)
   large = exact + (ratio * (num_buckets - exact)).astype(jnp.int32)
   bucket = jnp.where(distance < exact, distance, jnp.minimum(large, num_buckets - 1))
-  return jnp.moveaxis(table[bucket + offset], -1, 1)
+  return jnp.moveaxis(table[bucket + offset], -1, -3)

@@ -1,18 +1,23 @@
-"""Continuations: the texts whose likelihood under a query counts, its options and its target. They
-are packed densely into batches of a few static shapes.
+"""Continuations: the texts whose likelihood under a query counts, its options and its target. A
+query is read once, and its continuations go on from it. They are packed densely into batches of a
+few static shapes.
 
-    the continuations of an episode, longest first     rows of at most `width`
-    the rows of many episodes, longest first           batches, each of the smallest shape it fits
+    a query's continuations                 lanes, mostly one: a query and what goes on from it
+    the lanes of an episode, longest first  rows of at most `width`
+    the rows of many episodes               batches, each of the smallest shape it fits
 
-In a row each continuation is a query of its own; all of a row share their episode's phi.
+All lanes of a row share their episode's phi.
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+import functools
+import itertools
+import operator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from hyperjax.core.batch import Batch
+from hyperjax.core.batch import Continuations
 from hyperjax.data import loader, shapes
 from hyperjax.data.episodes import Episode, Query
 from hyperjax.data.layouts import Layout
@@ -22,22 +27,71 @@ _MAX_SHAPES = 6
 # A program takes about as long to compile as so many tokens take to compute: a shape that saves
 # fewer is not worth it.
 _PROGRAM_TOKENS = 2**13
+# Tokens that a lane may read behind its query, or as many as the query has if these are more: more
+# of them share the query's cost, and look at one another in vain.
+_LANE_TOKENS = 64
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class Sizes:
+  """What a row needs, or a shape has room for, in tokens of one lane.
+
+  Attributes:
+    query: T, of a query's input.
+    read: R, of continuations without their last tokens.
+    targets: F, of continuations.
+  """
+
+  query: int
+  read: int
+  targets: int
+
+  @property
+  def tokens(self) -> int:
+    """Tokens that are read."""
+    return self.query + self.read
+
+  def __or__(self, other: "Sizes") -> "Sizes":
+    """What holds both."""
+    pairs = zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)
+    return Sizes(*(max(pair) for pair in pairs))
+
+  def rounded(self) -> "Sizes":
+    """The static shape that holds it."""
+    return Sizes(*(max(4, -(-size // 4) * 4) for size in dataclasses.astuple(self)))
+
+
+def _largest(many: Iterable[Sizes]) -> Sizes:
+  return functools.reduce(operator.or_, many)
+
+
+@dataclasses.dataclass(frozen=True)
+class Lane:
+  """A query with some of its continuations.
+
+  Attributes:
+    column: the query's number in the episode.
+    start, stop: the continuations' numbers among the query's.
+  """
+
+  column: int
+  start: int
+  stop: int
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-  """Continuations of one episode, side by side.
+  """Lanes of one episode, side by side.
 
   Attributes:
     source: the episode's number among those that are packed together.
-    query, targets: T and W that the longest of them need.
-    places: of each, its query's number in the episode and its own among the query's.
+    sizes: what the largest lanes need.
+    lanes: the longest first.
   """
 
   source: int
-  query: int
-  targets: int
-  places: tuple[tuple[int, int], ...]
+  sizes: Sizes
+  lanes: tuple[Lane, ...]
 
 
 def of(query: Query) -> tuple[np.ndarray, ...]:
@@ -56,7 +110,7 @@ def _find(target: np.ndarray, options: Sequence[np.ndarray]) -> int | None:
 
 
 def width(num_queries: int) -> int:
-  """The continuations of a row: a third of an episode's queries.
+  """The lanes of a row: a third of an episode's queries.
 
   More of them differ more in length (padding); fewer take more rows, each with a phi (memory).
   """
@@ -65,76 +119,131 @@ def width(num_queries: int) -> int:
 
 def rows(episode: Episode, width: int, layout: Layout, source: int = 0) -> list[Row]:
   """All continuations of an episode in rows, the longest first."""
-  sizes = sorted(
+  lanes = sorted(
     (
-      (layout.length(len(query.input), len(ids)), len(ids), (column, number))
+      (sizes.tokens, sizes, (lane.column, lane.start), lane)
       for column, query in enumerate(episode.queries)
-      for number, ids in enumerate(of(query))
+      for lane, sizes in _lanes(column, query, layout)
     ),
     reverse=True,
   )
-  parts = [sizes[start : start + width] for start in range(0, len(sizes), width)]
+  parts = [lanes[start : start + width] for start in range(0, len(lanes), width)]
   return [
-    Row(source, *(max(size[i] for size in part) for i in range(2)), tuple(p for _, _, p in part))
+    Row(source, _largest(sizes for _, sizes, *_ in part), tuple(lane for *_, lane in part))
     for part in parts
   ]
 
 
-def plan(counts: Mapping[tuple[int, int], int], width: int) -> tuple[BatchShape, ...]:
+def _lanes(column: int, query: Query, layout: Layout) -> Iterator[tuple[Lane, Sizes]]:
+  """A query's lanes, and what each needs."""
+  room = max(_LANE_TOKENS, len(query.input))
+  lengths = [len(ids) for ids in of(query)]
+  starts, read = [0], 0
+  for number, length in enumerate(lengths):
+    if number > starts[-1] and read + length - 1 > room:
+      starts.append(number)
+      read = 0
+    read += length - 1
+  for start, stop in itertools.pairwise([*starts, len(lengths)]):
+    targets = sum(lengths[start:stop])
+    sizes = Sizes(layout.length(len(query.input), 1), targets - (stop - start), targets)
+    yield Lane(column, start, stop), sizes
+
+
+def plan(counts: Mapping[Sizes, int], width: int) -> tuple[Sizes, ...]:
   """The shapes in which rows are computed, the shortest first.
 
   Args:
-    counts: {(T, W) that a row needs: how many rows do}.
-    width: continuations of a row.
+    counts: {what a row needs: how many rows do}.
+    width: lanes of a row.
 
   Returns:
     Shapes with room for every row. Whatever fits a shape fits those behind it.
   """
-  limit = (1, *(max(size[i] for size in counts) for i in range(2)))
-  lengths = {size: Lengths(1, *size) for size in counts}
-  rates = {size: float(count) for size, count in counts.items()}
+  lengths = {sizes: Lengths(1, sizes.tokens, sizes.targets) for sizes in counts}
+  limit = (1, max(s.tokens for s in counts), max(s.targets for s in counts))
+  rates = {sizes: float(count) for sizes, count in counts.items()}
   chosen, tokens = None, 0
   for most in range(1, _MAX_SHAPES + 1):
-    found = shapes.plan(lengths, rates, 1, most, limit)
-    needed = width * sum(shape.query * sum(map(counts.get, sizes)) for shape, sizes in found)
+    groups = [members for _, members in shapes.plan(lengths, rates, 1, most, limit)]
+    found = _shapes(groups)
+    needed = width * sum(
+      shape.tokens * sum(map(counts.get, members))
+      for shape, members in zip(found, groups, strict=True)
+    )
     if chosen is not None and tokens - needed < _PROGRAM_TOKENS * (len(found) - len(chosen)):
       break
     chosen, tokens = found, needed
-  longest, out = 1, []
-  for shape, _ in sorted(chosen, key=lambda found: found[0].query):
-    longest = max(longest, shape.targets)
-    out.append(dataclasses.replace(shape, queries=width, targets=longest))
-  return tuple(out)
+  return tuple(dict.fromkeys(chosen))
+
+
+def _shapes(groups: Sequence[Sequence[Sizes]]) -> list[Sizes]:
+  """A shape for each group, the shortest first, that also holds the groups before it."""
+  held = itertools.accumulate(map(_largest, groups), operator.or_)
+  return [sizes.rounded() for sizes in held]
 
 
 def pack(
-  waiting: Sequence[Row], planned: Sequence[BatchShape], size: int
-) -> Iterator[tuple[list[Row], BatchShape]]:
+  waiting: Sequence[Row], planned: Sequence[Sizes], size: int
+) -> Iterator[tuple[list[Row], Sizes]]:
   """Batches of `size` rows (the last one may have fewer), the longest first, and their shapes."""
-  order = sorted(waiting, key=lambda row: (row.query, row.targets), reverse=True)
+  order = sorted(waiting, key=lambda row: (row.sizes.tokens, row.sizes), reverse=True)
   for start in range(0, len(order), size):
     part = order[start : start + size]
-    query, targets = max(row.query for row in part), max(row.targets for row in part)
-    yield part, next(s for s in planned if query <= s.query and targets <= s.targets)
+    needed = _largest(row.sizes for row in part)
+    yield part, next(shape for shape in planned if shape | needed == shape)
 
 
 def fill(
-  part: Sequence[Row], episodes: Sequence[Episode], shape: BatchShape, size: int, layout: Layout
-) -> tuple[Batch, np.ndarray]:
-  """A batch of exactly `size` rows, filled up with the first one, and their sources [size].
+  part: Sequence[Row], episodes: Sequence[Episode], shape: Sizes, size: tuple[int, int],
+  layout: Layout,
+) -> tuple[Continuations, np.ndarray]:  # fmt: skip
+  """A batch, filled up with its first row, and the rows' sources [B].
 
-  Its supports are empty: phi is made before.
+  Args:
+    part: at most B rows.
+    episodes: all that they come from.
+    shape: holds them.
+    size: B and M of the batch.
+    layout: of the queries.
   """
-  filled = [*part, *[part[0]] * (size - len(part))]
-  asked = [_asked(row, episodes[row.source]) for row in filled]
+  batch_size, most = size
+  filled = [*part, *[part[0]] * (batch_size - len(part))]
+  inputs = BatchShape(1 + len(layout.end), most, shape.query, 1)
+  batch, _ = loader.to_batch([_asked(row, episodes[row.source]) for row in filled], inputs, layout)
+  read, text, targets, behind = (
+    np.full([batch_size, most, places], value, np.int32)
+    for places, value in ((shape.read, 0), (shape.read, -1), (shape.targets, 0), (shape.targets, 0))
+  )
+  step = np.ones_like(read)
+  for number, row in enumerate(filled):
+    for place, lane in enumerate(row.lanes):
+      first = begin = 0  # in `targets` and in `read`
+      texts = of(episodes[row.source].queries[lane.column])[lane.start : lane.stop]
+      for name, ids in enumerate(texts):
+        stop, end = first + len(ids), begin + len(ids) - 1
+        targets[number, place, first:stop] = ids
+        behind[number, place, first + 1 : stop] = np.arange(begin, end) + 1
+        read[number, place, begin:end] = ids[:-1]
+        text[number, place, begin:end] = name
+        step[number, place, begin:end] = np.arange(1, len(ids))
+        first, begin = stop, end
   sources = np.array([row.source for row in filled], np.int32)
-  return loader.to_batch(asked, shape, layout)[0], sources
+  tokens, length = batch.query.prompts()
+  return Continuations(tokens, length, read, text, step, targets, behind), sources
 
 
 def _asked(row: Row, episode: Episode) -> Episode:
-  """The row as an episode without a support."""
-  queries = tuple(
-    dataclasses.replace(episode.queries[column], target=of(episode.queries[column])[number])
-    for column, number in row.places
-  )
-  return dataclasses.replace(episode, head=episode.head[:0], shots=(), queries=queries)
+  """The row as an episode without a support, each query with the first token of a target."""
+  queries = (episode.queries[lane.column] for lane in row.lanes)
+  return dataclasses.replace(
+    episode, head=episode.head[:0], shots=(),
+    queries=tuple(dataclasses.replace(query, target=query.target[:1]) for query in queries),
+  )  # fmt: skip
+
+
+def totals(lane: Lane, query: Query, values: np.ndarray) -> np.ndarray:
+  """Log-likelihoods of a lane's continuations from their tokens' [F], as `fill` puts them."""
+  lengths = [len(ids) for ids in of(query)[lane.start : lane.stop]]
+  starts = np.cumsum([0, *lengths])
+  return np.add.reduceat(values[: starts[-1]], starts[:-1])

@@ -36,8 +36,8 @@ class EvalConfig:
     exclude: tasks to leave out.
     batch_size: episodes scored at once.
     max_shapes: static shapes to sort the tasks into.
-    max_new_tokens: of an answer; None: the longest target or option among the tasks of its shape,
-      enough to tell whether an answer is its target, not to score an answer that goes on.
+    max_new_tokens: of an answer; None: the longest target or option of its task, enough to tell
+      whether an answer is its target, not to score an answer that goes on.
   """
 
   num_shots: NumShots | None = 10
@@ -65,20 +65,20 @@ class Group:
   """Episodes that share one static shape.
 
   Attributes:
-    tasks: whose episodes they are, in this order.
+    tasks: {task: tokens of its longest target or option}: whose episodes they are, in this order.
     shape: of their batches.
     episodes: drawn as they are read; none is kept.
     layout: of the downstream model's queries.
     longest_input: tokens of the longest query's input, with what ends it.
-    continuations: the shapes of the batches in which continuations are scored.
+    continuations: the shapes in which continuations are scored.
   """
 
-  tasks: tuple[str, ...]
+  tasks: Mapping[str, int]
   shape: BatchShape
   episodes: Sequence[Episode]
   layout: Layout
   longest_input: int
-  continuations: tuple[BatchShape, ...]
+  continuations: tuple[continuations.Sizes, ...]
 
   def num_batches(self, batch_size: int) -> int:
     """How many batches hold all episodes."""
@@ -88,22 +88,25 @@ class Group:
 @dataclasses.dataclass
 class _Needs:
   """What some episodes need so that nothing of them is cut: S, T and W; `longest_input` as in
-  `Group`; {(T, W): rows of continuations that need it}; and how many episodes they are."""
+  `Group`; {what a row of continuations needs: how many do}; and how many episodes they are."""
 
   support: int = 1
   query: int = 1
   targets: int = 1
   longest_input: int = 1
-  rows: Counter[tuple[int, int]] = dataclasses.field(default_factory=Counter)
+  rows: Counter[continuations.Sizes] = dataclasses.field(default_factory=Counter)
   episodes: int = 0
 
   def add(self, episode: Episode, width: int, layout: Layout) -> None:
     """Counts one episode in."""
     end = len(layout.end)
-    sizes = [(r.query, r.targets) for r in continuations.rows(episode, width, layout)]
-    inputs = [len(query.input) for query in episode.queries]
-    one = _Needs(len(episode.support) + end, *map(max, zip(*sizes, strict=True)),
-                 max(inputs) + end, Counter(sizes), 1)  # fmt: skip
+    rows = Counter(row.sizes for row in continuations.rows(episode, width, layout))
+    inputs = max(len(query.input) for query in episode.queries)
+    longest = [(query, max(map(len, continuations.of(query)))) for query in episode.queries]
+    one = _Needs(
+      len(episode.support) + end, max(layout.length(len(q.input), size) for q, size in longest),
+      max(size for _, size in longest), inputs + end, rows, 1,
+    )  # fmt: skip
     self.include(one)
 
   def include(self, other: "_Needs") -> None:
@@ -195,7 +198,10 @@ def plan(
     support = max([every.support, *(control[task].support for task in tasks if other_support)])
     shape = shapes.rounded(support, config.num_queries, every.query, every.targets)
     rows = continuations.plan(every.rows, width)
-    groups.append(Group(tasks, shape, (), laid, every.longest_input, rows))
+    # Batches end with their longest answer: tasks with answers of one length stand together.
+    longest = {task: plain[task].targets for task in tasks}
+    longest = dict(sorted(longest.items(), key=lambda item: item[1]))
+    groups.append(Group(longest, shape, (), laid, every.longest_input, rows))
   return Plan(manifest, config, laid, other_support, inline, groups)
 
 

@@ -1,13 +1,14 @@
 """How well the downstream model answers under a producer's phi: log-likelihoods, greedy answers."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from hyperjax.core import phi as phi_lib
 from hyperjax.core import sharding
-from hyperjax.core.batch import Batch, Support
+from hyperjax.core.batch import Batch, Continuations, Support
 from hyperjax.core.phi import Phi
 from hyperjax.models.generate import generate
 from hyperjax.training import losses
@@ -33,13 +34,22 @@ def teacher_forced(
 
 @jax.jit
 def likelihoods(
-  downstream: nnx.Module, phi: Phi | None, rows: Int[Array, "R"], batch: Batch
-) -> Float[Array, "R M"]:
-  """Log-likelihood of each target in nats, terminator included; row r is under phi's row rows[r].
+  downstream: nnx.Module, phi: Phi | None, rows: Int[Array, "B"], asked: Continuations
+) -> Float[Array, "B M F"]:
+  """Log-probability in nats of each target token of texts that go on from queries.
 
-  So one phi serves as many rows of a batch as its episode's continuations fill.
+  Each query is read once, and its texts behind it; row b is under phi's row rows[b], so that one
+  phi serves as many rows of a batch as its episode's queries fill.
   """
-  return teacher_forced(downstream, phi_lib.take(phi, rows), batch)[0]
+  phi = phi_lib.take(phi, rows)
+  # One more than is read: room is counted in tokens that are predicted one after another.
+  room = asked.read.shape[-1] + 1
+  last, cache = downstream.prefill(asked.tokens, asked.length, phi, room)
+  x = downstream.branch(asked.read, asked.text, asked.step, phi, cache)
+  logits = downstream.logits(jnp.concatenate([last[:, :, None], x], 2))
+  normaliser = jax.nn.logsumexp(logits, -1)
+  pick = lambda line, total, behind, token: line[behind, token] - total[behind]
+  return sharding.whole(jax.vmap(jax.vmap(pick))(logits, normaliser, asked.behind, asked.targets))
 
 
 def answers(
@@ -49,6 +59,7 @@ def answers(
   terminator: tuple[int, ...],
   longest: int | None = None,
   max_new_tokens: int | None = None,
+  limit: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
   """Greedy answers.
 
@@ -56,6 +67,7 @@ def answers(
     longest: tokens that the longest input has, so that padding behind it is not computed.
     max_new_tokens: of an answer; None: W, the longest target of the batch's shape. What is longer
       can be no target.
+    limit: of each answer [B, M], where that is less.
 
   Returns:
     ids [B, M, max_new_tokens] int32, and how many are real, terminator included: [B, M].
@@ -64,6 +76,6 @@ def answers(
   tokens = tokens[..., :longest]
   ids, count = generate(
     downstream, phi, tokens, length,
-    max_new_tokens=max_new_tokens or batch.targets.shape[-1], terminator=terminator,
+    max_new_tokens=max_new_tokens or batch.targets.shape[-1], terminator=terminator, limit=limit,
   )  # fmt: skip
   return np.asarray(ids), np.asarray(count)

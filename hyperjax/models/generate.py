@@ -2,6 +2,7 @@
 
 import dataclasses
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,17 +12,23 @@ from jaxtyping import Array, Bool, Float, Int
 from hyperjax.core.phi import Phi
 
 
+@partial(
+  jax.tree_util.register_dataclass,
+  data_fields=["key"], meta_fields=["temperature", "top_k", "top_p"],
+)  # fmt: skip
 @dataclasses.dataclass(frozen=True)
 class Sampling:
   """How a token is drawn from the logits.
 
   Attributes:
+    key: one PRNG key, or [B, M] keys, which make a row independent of its neighbours.
     temperature: the logits are divided by it.
     top_k: only the k likeliest tokens are drawn; 0 for all.
     top_p: only the smallest set of likeliest tokens whose probabilities reach p is drawn
       (arXiv 1904.09751).
   """
 
+  key: Any
   temperature: float = 1.0
   top_k: int = 0
   top_p: float = 1.0
@@ -49,7 +56,7 @@ class Sampling:
     return logits
 
 
-@partial(jax.jit, static_argnames=("max_new_tokens", "terminator", "sampling"))
+@partial(jax.jit, static_argnames=("max_new_tokens", "terminator"))
 def generate(
   downstream: nnx.Module,
   phi: Phi | None,
@@ -58,10 +65,10 @@ def generate(
   *,
   max_new_tokens: int,
   terminator: tuple[int, ...],
+  limit: Int[Array, "B M"] | None = None,
   sampling: Sampling | None = None,
-  key: jax.Array | None = None,
 ) -> tuple[Int[Array, "B M max_new"], Int[Array, "B M"]]:
-  """Continues every row until it has produced the terminator, or for `max_new_tokens`.
+  """Continues every row until it has produced the terminator, or as many tokens as it may.
 
   Compiled once per shape; the loop ends as soon as all rows have ended.
 
@@ -72,33 +79,35 @@ def generate(
     length: their real tokens, at least 1 each.
     max_new_tokens: the most that a row may produce.
     terminator: the token ids that end a row when it has produced them in this order; () for none.
+    limit: the most that each row may produce, where that is less; a row produces at least 1.
     sampling: how tokens are drawn; None takes the likeliest.
-    key: for sampling, one PRNG key, or [B, M] keys, which make a row independent of its neighbours.
 
   Returns:
     The produced ids, 0 behind a row's last one, and how many are real, the terminator included.
 
   Raises:
-    ValueError: there is nothing to produce, or sampling lacks a key.
+    ValueError: there is nothing to produce, or the keys of `sampling` are none or too few.
   """
-  _validate(length, max_new_tokens, sampling, key)
+  _validate(length, max_new_tokens, sampling)
   batch, queries, _ = tokens.shape
-  if sampling is not None and key.ndim == 0:
-    key = jax.random.split(key, (batch, queries))
+  if sampling is not None and sampling.key.ndim == 0:
+    keys = jax.random.split(sampling.key, (batch, queries))
+    sampling = dataclasses.replace(sampling, key=keys)
   last, cache = downstream.prefill(tokens, length, phi, max_new_tokens)
 
   def choose(x: Float[Array, "B M D"], step) -> Int[Array, "B M"]:
     logits = downstream.logits(x)
     if sampling is None:
       return jnp.argmax(logits, -1).astype(jnp.int32)
-    step_keys = jax.vmap(jax.vmap(partial(_fold_in, step=step)))(key)
+    step_keys = jax.vmap(jax.vmap(partial(_fold_in, step=step)))(sampling.key)
     draw = jax.vmap(jax.vmap(jax.random.categorical))
     return draw(step_keys, sampling.restrict(logits)).astype(jnp.int32)
 
   def record(ids, count, ended, token, step):
     ids = jax.lax.dynamic_update_slice_in_dim(ids, jnp.where(ended, 0, token)[..., None], step, 2)
     count = count + ~ended
-    return ids, count, ended | _ends_with(ids, step, terminator)
+    ended |= _ends_with(ids, step, terminator)
+    return ids, count, ended if limit is None else ended | (count >= limit)
 
   def decode(carry):
     step, token, ids, count, ended, cache = carry
@@ -136,14 +145,13 @@ def _fold_in(key: jax.Array, step: Int[Array, ""] | int) -> jax.Array:
   return jax.random.fold_in(key, step)
 
 
-def _validate(length, max_new_tokens, sampling, key) -> None:
+def _validate(length, max_new_tokens, sampling) -> None:
   if max_new_tokens < 1:
     raise ValueError(f"max_new_tokens must be at least 1, not {max_new_tokens}")
   if sampling is None:
     return
-  if key is None:
-    raise ValueError("sampling needs a PRNG key")
+  key = sampling.key
   if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-    raise ValueError("key must be made by jax.random.key")
+    raise ValueError("Sampling.key must be made by jax.random.key")
   if key.ndim and key.shape != length.shape:
-    raise ValueError(f"key must be one PRNG key or {length.shape} of them, not {key.shape}")
+    raise ValueError(f"Sampling.key must be one key or {length.shape} of them, not {key.shape}")

@@ -107,7 +107,7 @@ class Block(nnx.Module):
     turn: positions.Rotation,
     mask: masks.Mask,
     phi: Phi | None = None,
-    cache: tuple[Array, Array, Array] | None = None,
+    cache: tuple[Array, Array, Array | int] | None = None,
   ) -> tuple[Float[Array, "B M T D"], KeyValue]:
     """The one block function: `Llama.scan` loops over it.
 
@@ -318,16 +318,44 @@ class Llama(nnx.Module):
     self, token: Int[Array, "B M"], step: Int[Array, ""], phi: Phi | None, cache: Cache
   ) -> tuple[Float[Array, "B M D"], Cache]:
     """Reads one more token of every row, the `step`-th behind the prompt (from 1)."""
-    x = self.embed_tokens(token[..., None])
-    turn = self.decoder.turn(self.start(phi) + cache.length[..., None] + step - 1, x.dtype)
     mask = masks.Cached(cache.length, step - 1, cache.start)
+    x, kv = self._go_on(token[..., None], step, mask, phi, cache, cache.start + step - 1)
+    return x[:, :, 0], dataclasses.replace(cache, own=kv)
+
+  def branch(
+    self,
+    tokens: Int[Array, "B M R"],
+    text: Int[Array, "B M R"],
+    step: Int[Array, "B M R"],
+    phi: Phi | None,
+    cache: Cache,
+  ) -> Float[Array, "B M R D"]:
+    """Reads texts that go on from each prompt, none of which sees another.
+
+    Args:
+      tokens: the texts of a prompt, side by side.
+      text: which text each token belongs to.
+      step: its place behind the prompt, from 1.
+      phi: as for `prefill`.
+      cache: of `prefill`, with room for one token more.
+
+    Returns:
+      What predicts the token behind each one.
+    """
+    mask = masks.Branches(cache.length, text, cache.start)
+    return self._go_on(tokens, step, mask, phi, cache, cache.start)[0]
+
+  def _go_on(self, tokens, step, mask, phi, cache, index) -> tuple[Array, KeyValue]:
+    """Normalised activations of tokens behind a cache, which are written into it at `index`."""
+    x = self.embed_tokens(tokens)
+    turn = self.decoder.turn(self.start(phi) + cache.length[..., None] + step - 1, x.dtype)
 
     def layer(block, x, inputs):
       phi_l, keys, values = inputs
-      return block(x, turn, mask, phi_l, (keys, values, cache.start + step - 1))
+      return block(x, turn, mask, phi_l, (keys, values, index))
 
     x, kv = self.scan(layer, x, (sub(phi, "decoder"), *cache.own))
-    return self.norm(x)[:, :, 0], dataclasses.replace(cache, own=kv)
+    return self.norm(x), kv
 
   def read(
     self,

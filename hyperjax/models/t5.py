@@ -207,7 +207,7 @@ class T5(nnx.Module):
     Returns:
       Normalised activations, and keys and values [L, B, M, T or G, N, H].
     """
-    at = jnp.arange(x.shape[2])[None]
+    at = jnp.arange(x.shape[2])[None, None]
     bias = self._bias(self.encoder_bias, at, at, sub(sub(phi, "encoder"), "self"), True, x.dtype)
 
     def layer(x, inputs):
@@ -238,7 +238,7 @@ class T5(nnx.Module):
     phi: Phi | None = None,
   ) -> Float[Array, "B M W D"]:
     """The decoder over input embeddings; `seen` are its masks, of itself and of the encoder."""
-    at = jnp.arange(x.shape[2])[None]
+    at = jnp.arange(x.shape[2])[None, None]
     bias = self._bias(self.decoder_bias, at, at, sub(sub(phi, "decoder"), "self"), False, x.dtype)
 
     def layer(x, inputs):
@@ -284,21 +284,37 @@ class T5(nnx.Module):
     self, token: Int[Array, "B M"], step: Int[Array, ""], phi: Phi | None, cache: Cache
   ) -> tuple[Float[Array, "B M D"], Cache]:
     """Reads one more token of every row, the `step`-th behind the prompt (0 is the start token)."""
-    x = self.embed_tokens(token[..., None])
-    own = masks.Cached(jnp.zeros_like(cache.length), step, 0)
-    seen = own, masks.Whole(cache.length)
-    size = cache.own[0].shape[3]
-    at, keys_at = step[None, None], jnp.arange(size)[None]
-    bias = self._bias(
-      self.decoder_bias, at, keys_at, sub(sub(phi, "decoder"), "self"), False, x.dtype
-    )
+    mask = masks.Cached(jnp.zeros_like(cache.length), step, 0)
+    at = step[None, None, None], jnp.arange(cache.own[0].shape[3])[None, None]
+    x, own = self._go_on(token[..., None], at, mask, phi, cache, step)
+    return x[:, :, 0], dataclasses.replace(cache, own=own)
+
+  def branch(
+    self,
+    tokens: Int[Array, "B M R"],
+    text: Int[Array, "B M R"],
+    step: Int[Array, "B M R"],
+    phi: Phi | None,
+    cache: Cache,
+  ) -> Float[Array, "B M R D"]:
+    """Reads texts behind each prompt, none of which sees another; as `Llama.branch`."""
+    mask = masks.Branches(jnp.ones_like(cache.length), text, 1)  # behind the start token
+    at = step, jnp.pad(step, [(0, 0), (0, 0), (1, 0)])
+    return self._go_on(tokens, at, mask, phi, cache, 1)[0]
+
+  def _go_on(self, tokens, at, mask, phi, cache, index) -> tuple[Array, KeyValue]:
+    """Normalised activations of tokens that are written into a cache at `index`; `at` are their own
+    positions and the cache's."""
+    x = self.embed_tokens(tokens)
+    seen = mask, masks.Whole(cache.length)
+    bias = self._bias(self.decoder_bias, *at, sub(sub(phi, "decoder"), "self"), False, x.dtype)
 
     def layer(x, inputs):
       block, phi_l, own, memory = inputs
-      return block(x, memory, seen, bias, phi_l, (*own, step))
+      return block(x, memory, seen, bias, phi_l, (*own, index))
 
     x, own = self._scan(layer, x, self.decoder, sub(phi, "decoder"), cache.own, cache.memory)
-    return self.decoder_norm(x)[:, :, 0], dataclasses.replace(cache, own=own)
+    return self.decoder_norm(x), own
 
   def _bias(self, table, query_at, key_at, phi, bidirectional, dtype) -> positions.Bias:
     """The bias of a stack's self-attention, whose part of phi says where a prefix stands."""
@@ -311,7 +327,8 @@ class T5(nnx.Module):
     if prefix is None or prefix.positions == "none":
       return positions.Bias(bias(key_at))
     size = prefix.key.shape[2]
-    return positions.Bias(bias(key_at), bias(jnp.arange(size) - prefix.length[0][:, None]))
+    before = jnp.arange(size) - prefix.length[0][:, None, None]
+    return positions.Bias(bias(key_at), bias(before))
 
   def _scan(self, layer, carry, blocks: nnx.Module, *inputs):
     """Scans `layer(carry, (block, *inputs))` over the layers."""

@@ -111,7 +111,7 @@ class DecoderBlock(nnx.Module):
     seen: tuple[masks.Mask, masks.Mask],
     bias: positions.Bias,
     phi: Phi | None = None,
-    cache: tuple[Array, Array, Array] | None = None,
+    cache: tuple[Array, Array, Array | int] | None = None,
   ) -> tuple[Float[Array, "B M W D"], KeyValue]:
     """One decoder block.
 

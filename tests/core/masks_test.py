@@ -34,6 +34,20 @@ def test_cached_is_its_drawing_row_by_row():
   """)
 
 
+def test_branches_are_their_drawing_row_by_row():
+  text = jnp.asarray([[[0, 0, 1], [0, 1, 2]]])
+  dense = masks.Branches(jnp.asarray([[2, 3]]), text, 3).dense(3, 6).astype(int)
+  assert dense.shape == (1, 2, 3, 6)
+  assert dense.reshape(6, 6).tolist() == rows("""
+    1 1 0 1 0 0
+    1 1 0 1 1 0
+    1 1 0 0 0 1
+    1 1 1 1 0 0
+    1 1 1 0 1 0
+    1 1 1 0 0 1
+  """)
+
+
 def test_gist_is_its_drawing():
   mask = masks.Gist(jnp.asarray([2]), num_gist=2, head=4, size=2)
   assert mask.dense(8, 8)[0, 0].astype(int).tolist() == rows("""

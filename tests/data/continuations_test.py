@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from hyperjax.data import continuations, layouts
+from hyperjax.data.continuations import Lane, Sizes
 from hyperjax.data.episodes import Episode, Query
-from hyperjax.data.shapes import BatchShape
 
 DECODER = layouts.DECODER
 
@@ -39,15 +39,27 @@ def test_a_target_among_the_options_is_not_asked_twice():
   assert continuations.target_number(alone) == 0
 
 
-def test_rows_hold_every_continuation_once_the_longest_first():
+def test_rows_hold_every_query_once_the_longest_first():
   one = episode(query(0, 5, 2, options=(1, 6)), query(1, 9, 3), query(2, 2, 1, options=(2,)))
   rows = continuations.rows(one, 2, DECODER, source=7)
-  # T is input + continuation - 1: 9+3-1, 5+6-1, 5+2-1, 5+1-1, 2+2-1, 2+1-1.
-  assert [(row.query, row.targets) for row in rows] == [(11, 6), (6, 2), (3, 2)]
-  assert [row.places for row in rows] == [
-    ((1, 0), (0, 1)), ((0, 2), (0, 0)), ((2, 0), (2, 1))
-  ]  # fmt: skip
+  # Read: 5 + 0+5+1, 9 + 2, 2 + 1+0.
+  assert [row.sizes for row in rows] == [Sizes(9, 6, 9), Sizes(2, 1, 3)]
+  assert [row.lanes for row in rows] == [(Lane(1, 0, 1), Lane(0, 0, 3)), (Lane(2, 0, 2),)]
   assert {row.source for row in rows} == {7}
+
+
+def test_many_options_are_shared_out_over_lanes():
+  """A lane reads at most 64 tokens behind its query, or as many as the query has."""
+  many = query(0, 5, 1, options=(31, 33, 2, 66, 70, 3))
+  lanes = lambda one: [
+    (lane, row.sizes) for row in continuations.rows(episode(one), 1, DECODER) for lane in row.lanes
+  ]
+  assert lanes(many) == [
+    (Lane(0, 4, 5), Sizes(5, 69, 70)), (Lane(0, 3, 4), Sizes(5, 65, 66)),
+    (Lane(0, 0, 3), Sizes(5, 63, 66)), (Lane(0, 5, 7), Sizes(5, 2, 4)),
+  ]  # fmt: skip
+  longer = dataclasses.replace(many, input=ids(130))
+  assert [lane for lane, _ in lanes(longer)] == [Lane(0, 0, 4), Lane(0, 4, 7)]
 
 
 def test_a_row_is_a_third_as_wide_as_an_episode():
@@ -55,44 +67,60 @@ def test_a_row_is_a_third_as_wide_as_an_episode():
 
 
 def test_few_rows_share_one_shape():
-  [shape] = continuations.plan({(10, 2): 4, (90, 5): 1}, width=5)
-  assert shape == BatchShape(16, 5, 92, 8)
+  found = continuations.plan({Sizes(10, 2, 3): 4, Sizes(90, 5, 9): 1}, width=5)
+  assert found == (Sizes(92, 8, 12),)
 
 
 def test_many_rows_have_shapes_with_little_padding():
   draw = np.random.default_rng(0)
-  sizes = list(zip(draw.integers(20, 200, 5000).tolist(), draw.integers(1, 9, 5000).tolist(),
-                   strict=True))  # fmt: skip
+  sizes = [
+    Sizes(int(a), int(b), int(b) + 3)
+    for a, b in zip(draw.integers(20, 200, 5000), draw.integers(1, 9, 5000), strict=True)
+  ]
   planned = continuations.plan(Counter(sizes), width=5)
-  assert len(planned) == 6
-  assert list(planned) == sorted(planned, key=lambda s: (s.query, s.targets))
-  fitting = [next(s for s in planned if t <= s.query and w <= s.targets) for t, w in sizes]
-  assert sum(s.query for s in fitting) < 1.15 * sum(t for t, _ in sizes)
+  assert len(planned) == 6 and list(planned) == sorted(planned)
+  fitting = [next(s for s in planned if s | size == s) for size in sizes]
+  assert sum(s.query for s in fitting) < 1.15 * sum(size.query for size in sizes)
 
 
 def test_a_shape_fits_all_that_the_ones_before_it_fit():
-  """Long targets behind short inputs: a batch may hold both kinds."""
-  planned = continuations.plan({(20, 12): 500, (80, 2): 500, (81, 1): 1}, width=2)
-  assert [(s.query, s.targets) for s in planned] == [(20, 12), (84, 12)]
+  """Many options behind short inputs: a batch may hold both kinds."""
+  counts = {Sizes(20, 12, 16): 500, Sizes(80, 2, 4): 500, Sizes(81, 1, 3): 1}
+  assert continuations.plan(counts, width=2) == (Sizes(20, 12, 16), Sizes(84, 12, 16))
 
 
 def test_batches_are_full_and_of_the_smallest_shape():
-  row = lambda source, query, targets: continuations.Row(source, query, targets, ((0, 0),))
-  rows = [row(0, 5, 1), row(1, 30, 2), row(2, 7, 3), row(3, 31, 2), row(4, 6, 1)]
-  planned = (BatchShape(16, 1, 8, 4), BatchShape(16, 1, 32, 4))
+  row = lambda source, *sizes: continuations.Row(source, Sizes(*sizes), (Lane(0, 0, 1),))
+  rows = [row(0, 5, 1, 2), row(1, 30, 2, 3), row(2, 7, 3, 4), row(3, 31, 2, 3), row(4, 6, 1, 2)]
+  planned = (Sizes(8, 4, 4), Sizes(32, 4, 4))
   packed = list(continuations.pack(rows, planned, 2))
   assert [[r.source for r in part] for part, _ in packed] == [[3, 1], [2, 4], [0]]
   assert [shape for _, shape in packed] == [planned[1], planned[0], planned[0]]
 
 
 @pytest.mark.parametrize("layout", [DECODER, layouts.EncoderDecoder((2,))], ids=["one", "two"])
-def test_a_batch_holds_inputs_and_continuations_and_no_support(layout):
-  episodes = [episode(query(0, 4, 2, options=(1, 3))), episode(query(1, 3, 2))]
+def test_a_batch_holds_inputs_and_what_goes_on_from_them(layout):
+  episodes = [episode(query(0, 4, 2, options=(1, 3)), query(1, 3, 1)), episode(query(1, 3, 2))]
   rows = [row for i, e in enumerate(episodes) for row in continuations.rows(e, 2, layout, i)]
-  shape = BatchShape(16, 2, 8, 4)
-  batch, sources = continuations.fill(rows, episodes, shape, 4, layout)
-  assert sources.tolist() == [0, 0, 1, 0]  # filled up with the first row
-  assert batch.weights.sum(-1).tolist() == [[3, 2], [1, 0], [2, 0], [3, 2]]
-  assert batch.targets[0].tolist() == [[3, 4, 5, 0], [1, 2, 0, 0]]
-  assert (batch.query.tokens[0, :, :4] == ids(4)).all()
-  assert batch.support.length.tolist() == [len(layout.end)] * 4
+  batch, sources = continuations.fill(rows, episodes, Sizes(8, 4, 8), (3, 2), layout)
+  assert sources.tolist() == [0, 1, 0]  # filled up with the first row
+  end = len(layout.end)
+  assert batch.length.tolist() == [[4 + end, 3 + end], [3 + end, 1], [4 + end, 3 + end]]
+  assert batch.tokens[0].tolist() == [
+    [1, 2, 3, 4, *layout.end, *[0] * (4 - end)], [1, 2, 3, *layout.end, *[0] * (5 - end)]
+  ]
+  # Continuations (2), (3 4 5) and (1 2) behind the first query.
+  assert batch.targets[0, 0].tolist() == [2, 3, 4, 5, 1, 2, 0, 0]
+  assert batch.behind[0, 0].tolist() == [0, 0, 1, 2, 0, 3, 0, 0]
+  assert batch.read[0, 0].tolist() == [3, 4, 1, 0]
+  assert batch.text[0, 0].tolist() == [1, 1, 2, -1]
+  assert batch.step[0, 0].tolist() == [1, 2, 1, 1]
+  assert batch.text[0, 1].tolist() == [-1] * 4 and batch.targets[0, 1, 0] == 1
+
+
+def test_totals_are_of_a_lanes_continuations():
+  many = query(0, 5, 1, options=(2, 3, 1))
+  values = np.array([1, 2, 4, 8, 16, 32, 64, 128], np.float32)
+  total = lambda *lane: continuations.totals(Lane(0, *lane), many, values).tolist()
+  assert total(0, 4) == [1 + 2, 4 + 8 + 16, 32, 64]
+  assert total(1, 3) == [1 + 2 + 4, 8]

@@ -1,18 +1,21 @@
 """Scores against a token-by-token computation on a random model."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
-from hyperjax.core.batch import DecoderQuery
-from hyperjax.data import loader
+from hyperjax.core import phi as phi_lib
+from hyperjax.core.batch import Batch, Continuations, DecoderQuery, Support
+from hyperjax.data import layouts, loader
 from hyperjax.data.episodes import Episode, Query
 from hyperjax.data.shapes import BatchShape
 from hyperjax.evaluation import scoring
 from hyperjax.hypermodels.in_context import InContext
 from hyperjax.hypermodels.tuned import NoPhi
 from hyperjax.models.llama import Llama, LlamaConfig
+from tests.models import tiny, tiny_t5
 
 CONFIG = LlamaConfig(
   vocab_size=23, d_model=16, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=8, d_mlp=24,
@@ -75,6 +78,41 @@ def test_likelihoods_are_sums_over_the_targets_tokens(llama, episodes, context):
         before.append(token)
       assert likelihood[row, column] == pytest.approx(total, abs=1e-4)
       assert exact[row, column] == right
+
+
+def alone(layout: str, texts: Continuations, place: tuple[int, int], target) -> Batch:
+  """One query with one target, without padding."""
+  row, column = place
+  read = texts.tokens[row, column, : texts.length[row, column]]
+  piece = [[(np.asarray(read), np.asarray(target))]]
+  shape = BatchShape(1, 1, len(read) + len(target), len(target))
+  laid = layouts.DECODER if layout == "decoder" else layouts.EncoderDecoder()
+  wanted = np.asarray(target, np.int32)[None, None]
+  query = laid.fill(piece, (1, 1, shape.query), wanted)
+  unread = Support(wanted[0], wanted[0, :, 0])
+  return Batch(unread, query, wanted, np.ones(wanted.shape, np.float32))
+
+
+@pytest.mark.parametrize("layout", ["decoder", "encoder_decoder"])
+def test_texts_behind_one_query_are_as_likely_as_alone(layout):
+  """Under a phi at all sites; each row under another row of it."""
+  with jax.enable_x64(True):
+    if layout == "decoder":
+      model, sites = tiny.llama(jnp.float64), tiny.ALL
+    else:
+      model, sites = tiny_t5.t5(jnp.float64), tiny_t5.ALL
+    positions = {} if layout == "decoder" else {"positions": "before"}
+    spec = model.phi_spec(sites, prefix_length=3, rank=2, alpha=2.0, **positions)
+    phi = tiny.random_phi(spec, 3, dtype=jnp.float64, lengths=[1, 3, 2])
+    texts, rows = tiny.continuations(2, 2, 5), np.array([2, 0])
+    ours = np.asarray(scoring.likelihoods(model, phi, rows, texts))
+    assert ours.dtype == np.float64
+    for row, column in np.ndindex(2, 2):
+      own = phi_lib.take(phi, jnp.asarray(rows[row : row + 1]))
+      for start, stop in ((0, 3), (3, 5)):
+        one = alone(layout, texts, (row, column), texts.targets[row, column, start:stop])
+        expected = scoring.teacher_forced(model, own, one)[0][0, 0]
+        assert ours[row, column, start:stop].sum() == pytest.approx(float(expected), abs=1e-9)
 
 
 def test_answers_are_the_likeliest_tokens_up_to_the_terminator(llama, episodes):

@@ -154,6 +154,16 @@ def test_a_terminator_longer_than_the_output_never_ends_a_row(model):
   assert np.all(count == 2)
 
 
+def test_each_row_has_its_own_limit(model):
+  tokens, length = random_prompts(3, 4, 1, 5)
+  free, _ = generate(model, None, tokens, length, max_new_tokens=8, terminator=())
+  limit = jnp.array([[1], [3], [8], [20]])
+  ids, count = generate(model, None, tokens, length, max_new_tokens=8, terminator=(), limit=limit)
+  assert count[:, 0].tolist() == [1, 3, 8, 8]
+  for row, size in enumerate([1, 3, 8, 8]):
+    assert ids[row, 0].tolist() == [*free[row, 0, :size].tolist(), *[0] * (8 - size)]
+
+
 def test_the_loop_ends_when_all_rows_have(model):
   """The model's steps are counted while compiled code runs."""
   tokens, length = random_prompts(6, 1, 1, 4)
@@ -179,7 +189,7 @@ def test_sampling_is_reproducible_and_independent_of_neighbours(model):
 
   def draw(key, t=tokens, n=length):
     return generate(
-      model, None, t, n, max_new_tokens=8, terminator=(), sampling=Sampling(), key=key
+      model, None, t, n, max_new_tokens=8, terminator=(), sampling=Sampling(key)
     )[0]
 
   np.testing.assert_array_equal(draw(jax.random.key(0)), draw(jax.random.key(0)))
@@ -214,10 +224,10 @@ def by_hand(logits, temperature, top_k, top_p):
 def test_samples_follow_the_distribution(model, temperature, top_k, top_p):
   number = 4000
   prompt = jnp.arange(4, dtype=jnp.int32)
-  sampling = Sampling(temperature, top_k, top_p)
+  sampling = Sampling(jax.random.key(0), temperature, top_k, top_p)
   ids, _ = generate(
     model, None, jnp.tile(prompt, (1, number, 1)), jnp.full((1, number), 4),
-    max_new_tokens=1, terminator=(), sampling=sampling, key=jax.random.key(0),
+    max_new_tokens=1, terminator=(), sampling=sampling,
   )
   logits = next_logits(model, None, prompt[None, None], jnp.full((1, 1), 4))[0, 0]
   expected = by_hand(logits, temperature, top_k, top_p)
@@ -230,10 +240,10 @@ def test_samples_follow_the_distribution(model, temperature, top_k, top_p):
 
 
 @pytest.mark.parametrize("make, message", [
-  (lambda: Sampling(temperature=0.0), "Sampling.temperature must be above 0"),
-  (lambda: Sampling(top_k=-1), "Sampling.top_k must be at least 0"),
-  (lambda: Sampling(top_p=0.0), "Sampling.top_p must be above 0"),
-  (lambda: Sampling(top_p=1.1), "Sampling.top_p must be above 0"),
+  (lambda: Sampling(None, temperature=0.0), "Sampling.temperature must be above 0"),
+  (lambda: Sampling(None, top_k=-1), "Sampling.top_k must be at least 0"),
+  (lambda: Sampling(None, top_p=0.0), "Sampling.top_p must be above 0"),
+  (lambda: Sampling(None, top_p=1.1), "Sampling.top_p must be above 0"),
 ])
 def test_sampling_refuses(make, message):
   with pytest.raises(ValueError, match=message):
@@ -242,11 +252,10 @@ def test_sampling_refuses(make, message):
 
 @pytest.mark.parametrize("change, message", [
   ({"max_new_tokens": 0}, "max_new_tokens must be at least 1, not 0"),
-  ({"sampling": Sampling()}, "sampling needs a PRNG key"),
-  ({"sampling": Sampling(), "key": jax.random.PRNGKey(0)}, "key must be made by jax.random.key"),
+  ({"sampling": Sampling(jax.random.PRNGKey(0))}, "Sampling.key must be made by jax.random.key"),
   (
-    {"sampling": Sampling(), "key": jax.random.split(jax.random.key(0), 3)},
-    r"key must be one PRNG key or \(1, 1\) of them, not \(3,\)",
+    {"sampling": Sampling(jax.random.split(jax.random.key(0), 3))},
+    r"Sampling.key must be one key or \(1, 1\) of them, not \(3,\)",
   ),
 ])
 def test_generate_refuses(model, change, message):

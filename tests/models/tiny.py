@@ -9,7 +9,7 @@ import numpy as np
 from flax import nnx
 
 from hyperjax.core import phi as phi_lib
-from hyperjax.core.batch import Batch, DecoderQuery, Support
+from hyperjax.core.batch import Batch, Continuations, DecoderQuery, Support
 from hyperjax.models.llama import Llama, LlamaConfig
 
 CONFIG = LlamaConfig(
@@ -72,6 +72,18 @@ def batch(*lengths: int, queries: int = 2, size: int = 6, targets: int = 3, seed
     targets=tokens(seed + 2, rows, queries, targets),
     weights=jnp.asarray(weights),
   )
+
+
+def continuations(rows: int, queries: int, size: int, *, seed: int = 4) -> Continuations:
+  """Inputs of 1 to `size` tokens, with padding that is not zero; behind each a text of three tokens
+  and one of two."""
+  spread = lambda *values: jnp.tile(jnp.asarray(values, jnp.int32), (rows, queries, 1))
+  targets = tokens(seed + 1, rows, queries, 5)
+  length = 1 + tokens(seed + 2, rows, queries) % size
+  return Continuations(
+    tokens(seed, rows, queries, size), length, targets[..., jnp.asarray([0, 1, 3])],
+    spread(0, 0, 1), spread(1, 2, 1), targets, spread(0, 1, 2, 0, 3),
+  )  # fmt: skip
 
 
 def random_phi(spec, rows: int, *, seed: int = 5, dtype=jnp.float32, lengths=None):

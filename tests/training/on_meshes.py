@@ -75,7 +75,8 @@ def asked(parts, mesh) -> dict:
     phi = scoring.produce(system.producer, system.downstream, batch.support)
     ids, _ = scoring.answers(system.downstream, phi, batch, (), max_new_tokens=5)
     rows = np.arange(len(LENGTHS))[::-1]  # each query under another episode's phi
-    likelihoods = scoring.likelihoods(system.downstream, phi, rows, batch)
+    texts = jax.tree.map(np.asarray, tiny.continuations(len(LENGTHS), 2, 6))
+    likelihoods = scoring.likelihoods(system.downstream, phi, rows, texts)
   assert likelihoods.is_fully_replicated
   return {"ids": ids.tolist(), "likelihoods": likelihoods.tolist()}
 

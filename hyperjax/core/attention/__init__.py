@@ -1,10 +1,11 @@
 """Attention: phi's touch point 2, and which of several kernels works on it.
 
     einsum    scores are written out: any mask, any bias, any machine
+    blocks    the einsum of one block of queries after another, for CPUs
     splash    JAX's Pallas kernel for TPUs
     cudnn     cuDNN's flash attention for NVIDIA GPUs
 
-The latter two never hold more than a few blocks of the scores. Each takes the same arguments.
+All but the first never hold more than a few blocks of the scores. Each takes the same arguments.
 """
 
 import re
@@ -15,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from hyperjax.core import masks
-from hyperjax.core.attention import cudnn, einsum
+from hyperjax.core.attention import blocks, cudnn, einsum
 from hyperjax.core.masks import Mask
 from hyperjax.core.phi import Prefix
 from hyperjax.core.positions import Bias
@@ -28,13 +29,18 @@ def _splash(*given: Any) -> Array:
   return splash.attend(*given)
 
 
-KERNELS = {"einsum": einsum.attend, "splash": _splash, "cudnn": cudnn.attend}
+KERNELS = {
+  "einsum": einsum.attend, "blocks": blocks.attend, "splash": _splash, "cudnn": cudnn.attend,
+}  # fmt: skip
 CHOICES = ("auto", *KERNELS)
-_OF_PLATFORM = {"tpu": "splash", "gpu": "cudnn"}
+_OF_PLATFORM = {"cpu": "blocks", "tpu": "splash", "gpu": "cudnn"}
+
+_NEVER = masks.Drawn | masks.Cached | masks.Branches
 
 # Scores of one head and row of queries from which 'auto' takes a kernel. Compiled for v5e (libtpu
-# 0.0.42.1), those of 256 x 384 stay in on-chip memory; 32 heads of 1152 x 1152 take 341 MB.
-LARGE = 512 * 512
+# 0.0.42.1), those of 256 x 384 stay in on-chip memory; 32 heads of 1152 x 1152 take 341 MB. For
+# blocks see docs/attention.md.
+_LARGE = {"einsum": 0, "blocks": 256 * 256, "splash": 512 * 512, "cudnn": 512 * 512}
 
 
 def attend(
@@ -72,16 +78,17 @@ def choose(
   where there are scores enough to save.
 
   The einsum stays where a kernel cannot be told who sees whom: with a bias on the scores (T5's
-  self-attention), and under masks that are only drawn. And for single queries, the steps of
-  decoding over a cache: kernels work on blocks of 128.
+  self-attention), and under masks that are only drawn. And for what goes on behind a cache, single
+  tokens or short texts: kernels work on blocks of 128.
   """
   length, keys = q.shape[2], k.shape[2] + (0 if prefix is None else prefix.key.shape[1])
-  if bias is not None or isinstance(mask, masks.Drawn | masks.Cached) or length == 1:
+  if bias is not None or isinstance(mask, _NEVER) or length == 1:
     return "einsum"
   kernel = _OF_PLATFORM.get(_platform(), "einsum") if asked == "auto" else asked
   if kernel == "cudnn" and not cudnn.can_be_told(mask, prefix):
     return "einsum"
-  if asked == "auto" and (length * keys < LARGE or _obstacle(kernel, q.dtype, q.shape[-1])):
+  small = length * keys < _LARGE[kernel]
+  if asked == "auto" and (small or _obstacle(kernel, q.dtype, q.shape[-1])):
     return "einsum"
   return kernel
 

@@ -26,7 +26,7 @@ def attend(
   wide = jnp.promote_types(q.dtype, jnp.float32)
   low = jnp.finfo(wide).min
   own = jnp.einsum("bmtkgh,bmskh->bmkgts", q, k, preferred_element_type=wide)
-  by_group = lambda z: z.astype(wide).reshape(z.shape[0], 1, kv_heads, -1, *z.shape[2:])
+  by_group = lambda z: z.astype(wide).reshape(*z.shape[:2], kv_heads, -1, *z.shape[3:])
   if bias is not None:
     own += by_group(bias.own)
   own = jnp.where(mask.dense(length, k.shape[2])[:, :, None, None], own, low)

@@ -18,6 +18,7 @@ LENGTH = jnp.asarray([[700]])
 CAUSAL, WHOLE = masks.Causal(), masks.Whole(LENGTH)
 GIST = masks.Gist(LENGTH[0], 4, 904, 60)
 CACHED = masks.Cached(LENGTH, jnp.asarray(1), 700)
+BRANCHES = masks.Branches(LENGTH, jnp.zeros((1, 1, 1024), jnp.int32), 2**20 - 1024)
 
 
 def on(monkeypatch, platform: str, capability: str = "9.0") -> None:
@@ -39,11 +40,12 @@ def chosen(asked, mask=CAUSAL, *, length=1024, keys=None, size=0, dtype=jnp.bflo
   return names.pop()
 
 
-@pytest.mark.parametrize("platform, own", [("cpu", "einsum"), ("tpu", "splash"), ("gpu", "cudnn")])
+@pytest.mark.parametrize("platform, own", [("cpu", "blocks"), ("tpu", "splash"), ("gpu", "cudnn")])
 def test_auto_is_the_machines_own_where_there_is_much_to_save(monkeypatch, platform, own):
   on(monkeypatch, platform)
   assert chosen("auto") == chosen("auto", WHOLE) == own
-  assert chosen("auto", length=256, keys=320) == "einsum"
+  assert chosen("auto", length=240, keys=240) == "einsum"
+  assert chosen("auto", length=256, keys=320) == ("blocks" if own == "blocks" else "einsum")
   assert chosen("splash", length=256, keys=320) == "splash"
   assert chosen("einsum") == "einsum"
 
@@ -59,12 +61,13 @@ def test_a_prefix_counts_and_is_not_for_cudnn(monkeypatch):
 
 @pytest.mark.parametrize("asked", ["auto", "splash", "cudnn"])
 def test_the_einsum_stays_where_a_kernel_cannot_be_told(monkeypatch, asked):
-  """T5's relative bias, a mask that is only drawn, a step over a cache, T5's look in one."""
+  """T5's relative bias, a mask that is only drawn, what follows a cache, T5's look in one."""
   on(monkeypatch, {"cudnn": "gpu"}.get(asked, "tpu"))
   drawn = EncoderGist(LENGTH, LENGTH, 4)
-  assert chosen(asked, WHOLE, bias=Bias(jnp.zeros((1, 4, 1, 1)))) == "einsum"
+  assert chosen(asked, WHOLE, bias=Bias(jnp.zeros((1, 1, 4, 1, 1)))) == "einsum"
   assert chosen(asked, drawn) == "einsum"
   assert chosen(asked, CACHED, length=1, keys=2**20) == "einsum"
+  assert chosen(asked, BRANCHES, keys=2**20) == "einsum"
   assert chosen(asked, WHOLE, length=1, keys=2**20) == "einsum"
 
 
@@ -80,7 +83,7 @@ def test_the_mesh_says_which_machine_a_program_is_for():
   """As when it is compiled for TPUs on a machine without one."""
   device = AbstractDevice(device_kind="TPU v5 lite", num_cores=1, platform="tpu")
   mesh = AbstractMesh((2, 1, 1), MESH_AXES, (AxisType.Auto,) * 3, abstract_device=device)
-  assert chosen("auto") == "einsum"
+  assert chosen("auto") == "blocks"
   with jax.sharding.use_abstract_mesh(mesh):
     assert chosen("auto") == "splash"
 
@@ -104,5 +107,5 @@ def test_a_kernel_that_cannot_run_is_refused(
 
 def test_an_unknown_name_is_refused_with_the_known():
   for make in (tiny.llama, tiny_t5.t5):
-    with pytest.raises(ValueError, match=r"one of \['auto', 'einsum', 'splash', 'cudnn'\], not 'f"):
+    with pytest.raises(ValueError, match=r"one of \['auto', .*, 'cudnn'\], not 'flash'"):
       make(attention="flash")

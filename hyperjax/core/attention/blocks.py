@@ -1,0 +1,53 @@
+"""Attention in blocks of queries: the einsum of one block and another, so that a CPU's caches hold
+the scores of a block. Causal queries skip the keys behind their block."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from hyperjax.core import masks
+from hyperjax.core.attention import einsum
+from hyperjax.core.masks import Mask
+from hyperjax.core.phi import Prefix
+
+# Queries of a block; more where these would be more blocks than the program should hold.
+BLOCK = 128
+_MAX_BLOCKS = 16
+
+
+def attend(
+  q: Float[Array, "B M T N H"],
+  k: Float[Array, "B M S K H"],
+  v: Float[Array, "B M S K H"],
+  mask: Mask,
+  prefix: Prefix | None = None,
+  scale: float = 1.0,
+) -> Float[Array, "B M T N H"]:
+  """As `attention.attend`; the backward pass computes each block's scores again."""
+  length = q.shape[2]
+  size = max(BLOCK, -(-length // _MAX_BLOCKS))
+  if length <= size:  # all is one block, whose scores may stay
+    return einsum.attend(q, k, v, mask, prefix, scale)
+
+  def block(start: int) -> Float[Array, "B M _ N H"]:
+    stop = min(start + size, length)
+    keys = stop if isinstance(mask, masks.Causal) else k.shape[2]
+    rows = _Rows(mask, start, length)
+    work = jax.checkpoint(lambda *z: einsum.attend(*z, rows, prefix, scale))
+    return work(q[:, :, start:stop], k[:, :, :keys], v[:, :, :keys])
+
+  return jnp.concatenate([block(start) for start in range(0, length, size)], 2)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Rows(masks.Drawn):
+  """The rows of a mask for some of its queries, from `start` on; it has `length` of them."""
+
+  mask: Mask
+  start: int
+  length: int
+
+  def dense(self, T: int, S: int) -> Bool[Array, "#B #M T S"]:
+    return self.mask.dense(self.length, S)[:, :, self.start : self.start + T]
