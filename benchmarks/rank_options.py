@@ -64,42 +64,41 @@ def make_episodes(options: int, num_queries: int, vocabulary: int) -> list[Episo
 def group_of(episodes: list[Episode], num_queries: int) -> eval_sets.Group:
   """The episodes, with the shapes that an evaluation plans for them."""
   width = continuations.width(num_queries)
-  rows = [row for e in episodes for row in continuations.rows(e, width, DECODER)]
-  planned = continuations.plan(Counter(row.sizes for row in rows), width)
-  longest = max(len(query.input) for e in episodes for query in e.queries)
+  rows = [row for e in episodes for row in continuations.rows(e, width, DECODER, 1)]
+  planned = continuations.plan(Counter(row.sizes.rounded() for row in rows), width)
   return eval_sets.Group(
-    {"made_up": 6}, loader.fit(episodes), episodes, DECODER, longest, planned
+    {"made_up": 1}, loader.fit(episodes), episodes, DECODER, planned
   )
 
 
 def rank(method: answers.Method, group: eval_sets.Group, size: int) -> tuple[float, int]:
   """The seconds that all options take, and the programs compiled in that time."""
-  seconds, before = 0.0, None
+  seconds, before, config = 0.0, None, eval_sets.EvalConfig(batch_size=size)
   for part in answers.cut(method, group, size):
     batches = [eval_sets.batch(group, size, number) for number in part.batches]
     phis = [scoring.produce(method.producer, method.downstream, b.support) for b, _, _ in batches]
     phi = jax.block_until_ready(part.joined(phis, size))
     episodes = [e for _, _, real in batches for e in real]
     if before is None:
-      compile_all(method, group, size, phi, episodes)
+      compile_all(method, group, size, phi)
       before = compilations()
     start = time.perf_counter()
-    answers.likelihoods(method.downstream, phi, episodes, group, size)
+    answers.ask(method.downstream, phi, episodes, group, config, (), lambda share: None)
     seconds += time.perf_counter() - start
   return seconds, compilations() - before
 
 
-def compile_all(method, group, size: int, phi, episodes) -> None:
-  """Computes a row that fits all shapes once in each."""
-  width, least = continuations.width(group.shape.queries), group.continuations[0]
-  rows = (
-    row for source, episode in enumerate(episodes)
-    for row in continuations.rows(episode, width, group.layout, source)
-  )  # fmt: skip
-  row = next(row for row in rows if least | row.sizes == least)
+def compile_all(method, group, size: int, phi) -> None:
+  """Computes a row once in each shape."""
+  width = continuations.width(group.shape.queries)
+  rows = [(e, r) for e in group.episodes for r in continuations.rows(e, width, group.layout, 1)]
   for shape in group.continuations:
-    asked, sources = continuations.fill([row], episodes, shape, (size, width), group.layout)
-    jax.block_until_ready(scoring.likelihoods(method.downstream, phi, sources, asked))
+    episode, row = next((e, row) for e, row in rows if shape.holds(row.sizes))
+    asked, sources = continuations.fill([row], [episode], shape, size, width, group.layout)
+    found = scoring.ask(
+      method.downstream, phi, sources, asked, max_new_tokens=shape.answer, terminator=()
+    )
+    jax.block_until_ready(found)
 
 
 def main() -> int:

@@ -135,42 +135,30 @@ class Scorer:
     ]
 
   def score(
-    self, method: Method, part: Part, advance: Callable[[], None] = lambda: None
+    self, method: Method, part: Part, advance: Callable[[float], None] = lambda share: None
   ) -> list[Record]:
-    """The records of a part; calls `advance` after each batch."""
+    """The records of a part; calls `advance` with shares of it that are done."""
     end, group = self.manifest.prompt.terminator_ids(self.vocabulary), part.group
-    phis, episodes, answered = [], [], []
+    phis, episodes = [], []
     for number in part.batches:
-      batch, mask, real = eval_sets.batch(group, self.config.batch_size, number)
+      batch, _, real = eval_sets.batch(group, self.config.batch_size, number)
       phis.append(scoring.produce(method.producer, method.downstream, batch.support))
-      most = self.config.max_new_tokens
-      ids, count = scoring.answers(
-        method.downstream, phis[-1], batch, end, group.longest_input, most,
-        _limits(group, real, mask, most),
-      )  # fmt: skip
       episodes += real
-      answered += [
-        ids[row, column, : count[row, column]].tolist()
-        for row, episode in enumerate(real)
-        for column in range(len(episode.queries))
-      ]
-      advance()
     phi = part.joined(phis, self.config.batch_size)
     del phis
-    scores = likelihoods(method.downstream, phi, episodes, group, self.config.batch_size)
-    asked = [
-      (episode.task, query, scores[source, column])
-      for source, episode in enumerate(episodes)
-      for column, query in enumerate(episode.queries)
-    ]
+    answered = ask(method.downstream, phi, episodes, group, self.config, end, advance)
     return [
       {
-        "task": task, "query_id": query.id, "input": self.vocabulary.decode(query.input.tolist()),
-        **self._compare(ids, query, end),
-        "log_likelihood": float(found[continuations.target_number(query)]),
-        "tokens": len(query.target), **self._ranked(query, found), **self._references(task, query),
+        "task": episode.task, "query_id": query.id,
+        "input": self.vocabulary.decode(query.input.tolist()),
+        **self._compare(found.ids, query, end),
+        "log_likelihood": float(found.likelihoods[continuations.target_number(query)]),
+        "tokens": len(query.target), **self._ranked(query, found.likelihoods),
+        **self._references(episode.task, query),
       }
-      for ids, (task, query, found) in zip(answered, asked, strict=True)
+      for source, episode in enumerate(episodes)
+      for column, query in enumerate(episode.queries)
+      for found in [answered[source, column]]
     ]  # fmt: skip
 
   def _compare(self, ids: list[int], query: Query, end: tuple[int, ...]) -> Record:
@@ -209,54 +197,70 @@ class Scorer:
     return self.vocabulary.decode(ids[: -len(end)].tolist()).strip()
 
 
-def _limits(
-  group: Group, episodes: Sequence[Episode], mask: np.ndarray, most: int | None
-) -> np.ndarray:
-  """How many tokens each answer may have, [B, M] int32; 1 where the mask asks for none."""
-  limits = np.ones(mask.shape, np.int32)
-  for row, episode in enumerate(episodes):
-    limits[row, mask[row]] = most or group.tasks[episode.task]
-  return limits
+@dataclasses.dataclass
+class Answer:
+  """What came of a query.
+
+  Attributes:
+    likelihoods: [its continuations] float32, in nats, as `continuations.of` orders them.
+    ids: the greedy answer, terminator included.
+  """
+
+  likelihoods: np.ndarray
+  ids: list[int]
 
 
-def likelihoods(
-  downstream: nnx.Module, phi: Phi | None, episodes: Sequence[Episode], group: Group, size: int
-) -> dict[tuple[int, int], np.ndarray]:
-  """Log-likelihoods in nats of all continuations of all queries, computed in full batches.
+def ask(
+  downstream: nnx.Module, phi: Phi | None, episodes: Sequence[Episode], group: Group,
+  config: EvalConfig, terminator: tuple[int, ...], advance: Callable[[float], None],
+) -> dict[tuple[int, int], Answer]:  # fmt: skip
+  """Asks all queries of some episodes, in full batches.
 
   Args:
     downstream: the model.
     phi: with a row for every episode (or one for all).
     episodes: of the group.
     group: has the shapes.
-    size: rows of a batch.
+    config: how many rows a batch has, and tokens an answer may have.
+    terminator: what ends an answer.
+    advance: called with the share that is done, after each batch.
 
   Returns:
-    {(episode, query): [its continuations] float32, as `continuations.of` orders them}.
+    {(episode, query): what came of it}.
   """
   width = continuations.width(group.shape.queries)
   rows = [
     row
     for source, episode in enumerate(episodes)
-    for row in continuations.rows(episode, width, group.layout, source)
+    for row in continuations.rows(
+      episode, width, group.layout, config.max_new_tokens or group.tasks[episode.task], source
+    )
   ]
   computed = []  # all are dispatched before the first one is waited for
-  for part, shape in continuations.pack(rows, group.continuations, size):
-    asked, sources = continuations.fill(part, episodes, shape, (size, width), group.layout)
-    computed.append((part, scoring.likelihoods(downstream, phi, sources, asked)))
-  found = {
-    (source, column): np.zeros(len(continuations.of(query)), np.float32)
+  for part, shape in continuations.pack(rows, group.continuations, config.batch_size):
+    asked, sources = continuations.fill(
+      part, episodes, shape, config.batch_size, width, group.layout
+    )
+    answers = scoring.ask(
+      downstream, phi, sources, asked, max_new_tokens=shape.answer, terminator=terminator
+    )
+    computed.append((part, answers))
+  out = {
+    (source, column): Answer(np.zeros(len(continuations.of(query)), np.float32), [])
     for source, episode in enumerate(episodes)
     for column, query in enumerate(episode.queries)
   }
-  for part, values in computed:
-    for row, lines in zip(part, np.asarray(values), strict=False):
-      for lane, line in zip(row.lanes, lines, strict=False):
-        query = episodes[row.source].queries[lane.column]
-        found[row.source, lane.column][lane.start : lane.stop] = continuations.totals(
-          lane, query, line
-        )
-  return found
+  for part, answers in computed:
+    likelihoods, ids, count = map(np.asarray, answers)
+    for number, row in enumerate(part):
+      for place, lane in enumerate(row.lanes):
+        found, query = out[row.source, lane.column], episodes[row.source].queries[lane.column]
+        totals = continuations.totals(lane, query, likelihoods[number, place])
+        found.likelihoods[lane.start : lane.stop] = totals
+        if lane.start == 0:
+          found.ids = ids[number, place, : count[number, place]].tolist()
+    advance(1 / len(computed))
+  return out
 
 
 def collect(
@@ -281,7 +285,8 @@ def collect(
         records += json.loads(stored.read_bytes())
         bar.advance(task, len(part.batches))
       else:
-        found = scorer.score(method, part, lambda: bar.advance(task))
+        size = len(part.batches)
+        found = scorer.score(method, part, lambda share, n=size: bar.advance(task, share * n))
         report.write_whole(stored, json.dumps(found).encode())
         records += found
     report.write_whole(file, json.dumps(records).encode())

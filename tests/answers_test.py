@@ -58,7 +58,7 @@ def scored(scorer: Scorer, method: Method, seed: int = 1) -> list[answers.Record
 def test_continuations_are_scored_as_one_by_one(manifest, name, monkeypatch):
   """Packed in several shapes and parts; the reference asks one query with one text at a time."""
   monkeypatch.setattr(continuations, "_PROGRAM_TOKENS", 0)
-  monkeypatch.setattr(continuations, "_LANE_TOKENS", 8)  # options in lanes of one and of two
+  monkeypatch.setattr(continuations, "_LANE_TOKENS", (8, 8))  # options in lanes of one and of two
   monkeypatch.setattr(answers, "_PART_BATCHES", 2)
   layout, method = methods()[name]
   scorer = Scorer(layout, Bytes(), manifest, CONFIG)

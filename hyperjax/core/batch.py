@@ -78,7 +78,7 @@ class EncoderDecoderQuery:
 
 @_pytree
 class Continuations:
-  """Queries, and behind each the texts whose likelihood is wanted, side by side.
+  """Queries to be answered, and behind each the texts whose likelihood is wanted, side by side.
 
       read      a a b b b . .        a, b: two texts without their last tokens
       text      0 0 1 1 1            whose token it is
@@ -89,8 +89,9 @@ class Continuations:
   Attributes:
     tokens: [B, M, T] int32, the queries' inputs.
     length: [B, M] int32, their real tokens.
-    read, text, step: [B, M, R] int32; where nothing is read, text is -1 and step 1.
-    targets, behind: [B, M, F] int32.
+    read, text, step: [B, M, X] int32; where nothing is read, text is -1 and step 1.
+    targets, behind: [B, M, W] int32.
+    limit: [B, M] int32, tokens that an answer may have.
   """
 
   tokens: Arrayish
@@ -100,6 +101,7 @@ class Continuations:
   step: Arrayish
   targets: Arrayish
   behind: Arrayish
+  limit: Arrayish
 
 
 @_pytree

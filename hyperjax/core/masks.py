@@ -138,12 +138,12 @@ class Gist:
 @partial(jax.tree_util.register_dataclass, data_fields=["length", "text"], meta_fields=["start"])
 @dataclasses.dataclass(frozen=True)
 class Branches:
-  """Texts that go on from one prompt, side by side behind its cache: each sees the prompt's real
-  tokens, and of the texts itself alone, causally.
+  """Texts that go on from one prompt, side by side in its cache: each sees the prompt's real tokens
+  and, causally, itself.
 
-      start=3 (padded prompt), length=2, text=0 0 1     1 1 0 1 0 0
-                                                        1 1 0 1 1 0
-                                                        1 1 0 0 0 1
+      start=3 (padded prompt), length=2, text=0 0 1     1 1 0 1 0 0 0
+                                                        1 1 0 1 1 0 0
+                                                        1 1 0 0 0 1 0
                                                         prompt|texts
 
   Attributes:
@@ -157,10 +157,10 @@ class Branches:
   start: int
 
   def dense(self, T: int, S: int) -> Bool[Array, "B M T S"]:
-    prompt = jnp.arange(S - T) < self.length[..., None, None]
     same = self.text[..., :, None] == self.text[..., None, :]
     own = same & (jnp.arange(T) <= jnp.arange(T)[:, None])
-    return jnp.concatenate([jnp.broadcast_to(prompt, (*own.shape[:3], S - T)), own], -1)
+    room = [(0, 0)] * 3 + [(self.start, S - self.start - T)]
+    return jnp.pad(own, room) | (jnp.arange(S) < self.length[..., None, None])
 
 
 class Drawn:

@@ -1,6 +1,6 @@
 """Continuations: the texts whose likelihood under a query counts, its options and its target. A
-query is read once, and its continuations go on from it. They are packed densely into batches of a
-few static shapes.
+query is read once; its continuations go on from it, and so does the model's own answer. Queries are
+packed densely into batches of a few static shapes.
 
     a query's continuations                 lanes, mostly one: a query and what goes on from it
     the lanes of an episode, longest first  rows of at most `width`
@@ -27,9 +27,10 @@ _MAX_SHAPES = 6
 # A program takes about as long to compile as so many tokens take to compute: a shape that saves
 # fewer is not worth it.
 _PROGRAM_TOKENS = 2**13
-# Tokens that a lane may read behind its query, or as many as the query has if these are more: more
-# of them share the query's cost, and look at one another in vain.
-_LANE_TOKENS = 64
+# Tokens that a lane may read behind its query: as many as the query has, but at least and at most
+# these. More would save readings of the query; but each is scored against all others of its lane,
+# and has logits of its own.
+_LANE_TOKENS = (64, 256)
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -38,27 +39,37 @@ class Sizes:
 
   Attributes:
     query: T, of a query's input.
-    read: R, of continuations without their last tokens.
-    targets: F, of continuations.
+    read: X, of continuations without their last tokens.
+    targets: W, of continuations.
+    answer: A, that the model itself may produce.
   """
 
   query: int
   read: int
   targets: int
+  answer: int
 
   @property
   def tokens(self) -> int:
-    """Tokens that are read."""
-    return self.query + self.read
+    """Tokens that are read at the most."""
+    return self.query + self.read + self.answer
 
   def __or__(self, other: "Sizes") -> "Sizes":
     """What holds both."""
-    pairs = zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)
-    return Sizes(*(max(pair) for pair in pairs))
+    return Sizes(
+      max(self.query, other.query), max(self.read, other.read),
+      max(self.targets, other.targets), max(self.answer, other.answer),
+    )  # fmt: skip
+
+  def holds(self, other: "Sizes") -> bool:
+    """Whether there is room for the other."""
+    return self | other == self
 
   def rounded(self) -> "Sizes":
-    """The static shape that holds it."""
-    return Sizes(*(max(4, -(-size // 4) * 4) for size in dataclasses.astuple(self)))
+    """The static shape for it."""
+    first = shapes.rounded(1, 1, self.query, self.targets)
+    second = shapes.rounded(1, 1, self.read, self.answer)
+    return Sizes(first.query, second.query, first.targets, second.targets)
 
 
 def _largest(many: Iterable[Sizes]) -> Sizes:
@@ -72,11 +83,13 @@ class Lane:
   Attributes:
     column: the query's number in the episode.
     start, stop: the continuations' numbers among the query's.
+    answer: tokens that its answer may have: 1 where the query has an earlier lane, which answers.
   """
 
   column: int
   start: int
   stop: int
+  answer: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,20 +123,23 @@ def _find(target: np.ndarray, options: Sequence[np.ndarray]) -> int | None:
 
 
 def width(num_queries: int) -> int:
-  """The lanes of a row: a third of an episode's queries.
+  """The lanes of a row: half of an episode's queries.
 
   More of them differ more in length (padding); fewer take more rows, each with a phi (memory).
   """
-  return max(1, num_queries // 3)
+  return -(-num_queries // 2)
 
 
-def rows(episode: Episode, width: int, layout: Layout, source: int = 0) -> list[Row]:
-  """All continuations of an episode in rows, the longest first."""
+def rows(
+  episode: Episode, width: int, layout: Layout, answer: int, source: int = 0
+) -> list[Row]:
+  """All queries and continuations of an episode in rows, the longest first; `answer` is how many
+  tokens an answer may have."""
   lanes = sorted(
     (
       (sizes.tokens, sizes, (lane.column, lane.start), lane)
       for column, query in enumerate(episode.queries)
-      for lane, sizes in _lanes(column, query, layout)
+      for lane, sizes in _lanes(column, query, layout, answer)
     ),
     reverse=True,
   )
@@ -134,9 +150,12 @@ def rows(episode: Episode, width: int, layout: Layout, source: int = 0) -> list[
   ]
 
 
-def _lanes(column: int, query: Query, layout: Layout) -> Iterator[tuple[Lane, Sizes]]:
+def _lanes(
+  column: int, query: Query, layout: Layout, answer: int
+) -> Iterator[tuple[Lane, Sizes]]:
   """A query's lanes, and what each needs."""
-  room = max(_LANE_TOKENS, len(query.input))
+  least, most = _LANE_TOKENS
+  room = min(max(least, len(query.input)), most)
   lengths = [len(ids) for ids in of(query)]
   starts, read = [0], 0
   for number, length in enumerate(lengths):
@@ -146,8 +165,9 @@ def _lanes(column: int, query: Query, layout: Layout) -> Iterator[tuple[Lane, Si
     read += length - 1
   for start, stop in itertools.pairwise([*starts, len(lengths)]):
     targets = sum(lengths[start:stop])
-    sizes = Sizes(layout.length(len(query.input), 1), targets - (stop - start), targets)
-    yield Lane(column, start, stop), sizes
+    own = 1 if start else answer
+    sizes = Sizes(layout.length(len(query.input), 1), targets - (stop - start), targets, own)
+    yield Lane(column, start, stop, own), sizes
 
 
 def plan(counts: Mapping[Sizes, int], width: int) -> tuple[Sizes, ...]:
@@ -158,7 +178,7 @@ def plan(counts: Mapping[Sizes, int], width: int) -> tuple[Sizes, ...]:
     width: lanes of a row.
 
   Returns:
-    Shapes with room for every row. Whatever fits a shape fits those behind it.
+    Shapes with room for every row; the last one holds them all.
   """
   lengths = {sizes: Lengths(1, sizes.tokens, sizes.targets) for sizes in counts}
   limit = (1, max(s.tokens for s in counts), max(s.targets for s in counts))
@@ -166,7 +186,7 @@ def plan(counts: Mapping[Sizes, int], width: int) -> tuple[Sizes, ...]:
   chosen, tokens = None, 0
   for most in range(1, _MAX_SHAPES + 1):
     groups = [members for _, members in shapes.plan(lengths, rates, 1, most, limit)]
-    found = _shapes(groups)
+    found = [_largest(members).rounded() for members in groups]
     needed = width * sum(
       shape.tokens * sum(map(counts.get, members))
       for shape, members in zip(found, groups, strict=True)
@@ -174,28 +194,25 @@ def plan(counts: Mapping[Sizes, int], width: int) -> tuple[Sizes, ...]:
     if chosen is not None and tokens - needed < _PROGRAM_TOKENS * (len(found) - len(chosen)):
       break
     chosen, tokens = found, needed
-  return tuple(dict.fromkeys(chosen))
-
-
-def _shapes(groups: Sequence[Sequence[Sizes]]) -> list[Sizes]:
-  """A shape for each group, the shortest first, that also holds the groups before it."""
-  held = itertools.accumulate(map(_largest, groups), operator.or_)
-  return [sizes.rounded() for sizes in held]
+  by_tokens = sorted({*chosen, _largest(chosen)}, key=lambda shape: (shape.tokens, shape))
+  return tuple(by_tokens)
 
 
 def pack(
   waiting: Sequence[Row], planned: Sequence[Sizes], size: int
 ) -> Iterator[tuple[list[Row], Sizes]]:
   """Batches of `size` rows (the last one may have fewer), the longest first, and their shapes."""
-  order = sorted(waiting, key=lambda row: (row.sizes.tokens, row.sizes), reverse=True)
+  place = lambda sizes: next(i for i, shape in enumerate(planned) if shape.holds(sizes))
+  order = sorted(
+    waiting, key=lambda row: (place(row.sizes), row.sizes.tokens, row.sizes), reverse=True
+  )
   for start in range(0, len(order), size):
     part = order[start : start + size]
-    needed = _largest(row.sizes for row in part)
-    yield part, next(shape for shape in planned if shape | needed == shape)
+    yield part, planned[place(_largest(row.sizes for row in part))]
 
 
 def fill(
-  part: Sequence[Row], episodes: Sequence[Episode], shape: Sizes, size: tuple[int, int],
+  part: Sequence[Row], episodes: Sequence[Episode], shape: Sizes, batch_size: int, width: int,
   layout: Layout,
 ) -> tuple[Continuations, np.ndarray]:  # fmt: skip
   """A batch, filled up with its first row, and the rows' sources [B].
@@ -204,20 +221,20 @@ def fill(
     part: at most B rows.
     episodes: all that they come from.
     shape: holds them.
-    size: B and M of the batch.
+    batch_size, width: B and M.
     layout: of the queries.
   """
-  batch_size, most = size
   filled = [*part, *[part[0]] * (batch_size - len(part))]
-  inputs = BatchShape(1 + len(layout.end), most, shape.query, 1)
+  inputs = BatchShape(1 + len(layout.end), width, shape.query, 1)
   batch, _ = loader.to_batch([_asked(row, episodes[row.source]) for row in filled], inputs, layout)
   read, text, targets, behind = (
-    np.full([batch_size, most, places], value, np.int32)
+    np.full([batch_size, width, places], value, np.int32)
     for places, value in ((shape.read, 0), (shape.read, -1), (shape.targets, 0), (shape.targets, 0))
   )
-  step = np.ones_like(read)
+  step, limit = np.ones_like(read), np.ones([batch_size, width], np.int32)
   for number, row in enumerate(filled):
     for place, lane in enumerate(row.lanes):
+      limit[number, place] = lane.answer
       first = begin = 0  # in `targets` and in `read`
       texts = of(episodes[row.source].queries[lane.column])[lane.start : lane.stop]
       for name, ids in enumerate(texts):
@@ -230,7 +247,7 @@ def fill(
         first, begin = stop, end
   sources = np.array([row.source for row in filled], np.int32)
   tokens, length = batch.query.prompts()
-  return Continuations(tokens, length, read, text, step, targets, behind), sources
+  return Continuations(tokens, length, read, text, step, targets, behind, limit), sources
 
 
 def _asked(row: Row, episode: Episode) -> Episode:
@@ -243,7 +260,7 @@ def _asked(row: Row, episode: Episode) -> Episode:
 
 
 def totals(lane: Lane, query: Query, values: np.ndarray) -> np.ndarray:
-  """Log-likelihoods of a lane's continuations from their tokens' [F], as `fill` puts them."""
+  """Log-likelihoods of a lane's continuations from their tokens' [W], as `fill` puts them."""
   lengths = [len(ids) for ids in of(query)[lane.start : lane.stop]]
   starts = np.cumsum([0, *lengths])
   return np.add.reduceat(values[: starts[-1]], starts[:-1])

@@ -69,15 +69,13 @@ class Group:
     shape: of their batches.
     episodes: drawn as they are read; none is kept.
     layout: of the downstream model's queries.
-    longest_input: tokens of the longest query's input, with what ends it.
-    continuations: the shapes in which continuations are scored.
+    continuations: the shapes in which queries are asked.
   """
 
   tasks: Mapping[str, int]
   shape: BatchShape
   episodes: Sequence[Episode]
   layout: Layout
-  longest_input: int
   continuations: tuple[continuations.Sizes, ...]
 
   def num_batches(self, batch_size: int) -> int:
@@ -87,34 +85,39 @@ class Group:
 
 @dataclasses.dataclass
 class _Needs:
-  """What some episodes need so that nothing of them is cut: S, T and W; `longest_input` as in
-  `Group`; {what a row of continuations needs: how many do}; and how many episodes they are."""
+  """What some episodes need so that nothing of them is cut: S, T and W; {what a row of queries
+  needs: how many do}; and how many episodes they are."""
 
   support: int = 1
   query: int = 1
   targets: int = 1
-  longest_input: int = 1
   rows: Counter[continuations.Sizes] = dataclasses.field(default_factory=Counter)
   episodes: int = 0
 
   def add(self, episode: Episode, width: int, layout: Layout) -> None:
     """Counts one episode in."""
-    end = len(layout.end)
-    rows = Counter(row.sizes for row in continuations.rows(episode, width, layout))
-    inputs = max(len(query.input) for query in episode.queries)
+    rows = Counter(r.sizes.rounded() for r in continuations.rows(episode, width, layout, 1))
     longest = [(query, max(map(len, continuations.of(query)))) for query in episode.queries]
     one = _Needs(
-      len(episode.support) + end, max(layout.length(len(q.input), size) for q, size in longest),
-      max(size for _, size in longest), inputs + end, rows, 1,
+      len(episode.support) + len(layout.end),
+      max(layout.length(len(query.input), size) for query, size in longest),
+      max(size for _, size in longest), rows, 1,
     )  # fmt: skip
     self.include(one)
 
   def include(self, other: "_Needs") -> None:
     """Counts the other's episodes in."""
-    for name in ("support", "query", "targets", "longest_input"):
+    for name in ("support", "query", "targets"):
       setattr(self, name, max(getattr(self, name), getattr(other, name)))
     self.rows.update(other.rows)
     self.episodes += other.episodes
+
+  def answering(self, most: int | None) -> "_Needs":
+    """The same with answers of at most so many tokens; as many as W where None."""
+    rows: Counter[continuations.Sizes] = Counter()
+    for sizes, count in self.rows.items():
+      rows[dataclasses.replace(sizes, answer=most or self.targets).rounded()] += count
+    return dataclasses.replace(self, rows=rows)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,7 +185,7 @@ def plan(
       for seed in config.seeds:
         for episode in _drawn(manifest, task, config, seed, inline, support_task=others.get(task)):
           found[task].add(episode, width, laid)
-    return found
+    return {task: need.answering(config.max_new_tokens) for task, need in found.items()}
 
   plain = needs({})
   control = needs(_others(manifest, config)) if other_support else {}
@@ -198,10 +201,10 @@ def plan(
     support = max([every.support, *(control[task].support for task in tasks if other_support)])
     shape = shapes.rounded(support, config.num_queries, every.query, every.targets)
     rows = continuations.plan(every.rows, width)
-    # Batches end with their longest answer: tasks with answers of one length stand together.
+    # Those with answers of one length stand together: a batch ends with its longest answer.
     longest = {task: plain[task].targets for task in tasks}
     longest = dict(sorted(longest.items(), key=lambda item: item[1]))
-    groups.append(Group(longest, shape, (), laid, every.longest_input, rows))
+    groups.append(Group(longest, shape, (), laid, rows))
   return Plan(manifest, config, laid, other_support, inline, groups)
 
 

@@ -1,8 +1,10 @@
 """How well the downstream model answers under a producer's phi: log-likelihoods, greedy answers."""
 
+from functools import partial
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
@@ -10,7 +12,7 @@ from hyperjax.core import phi as phi_lib
 from hyperjax.core import sharding
 from hyperjax.core.batch import Batch, Continuations, Support
 from hyperjax.core.phi import Phi
-from hyperjax.models.generate import generate
+from hyperjax.models.generate import go_on
 from hyperjax.training import losses
 
 
@@ -32,50 +34,63 @@ def teacher_forced(
   return sharding.whole(likelihood), sharding.whole(exact)
 
 
-@jax.jit
-def likelihoods(
-  downstream: nnx.Module, phi: Phi | None, rows: Int[Array, "B"], asked: Continuations
-) -> Float[Array, "B M F"]:
-  """Log-probability in nats of each target token of texts that go on from queries.
+class Answers(NamedTuple):
+  """What came of queries.
 
-  Each query is read once, and its texts behind it; row b is under phi's row rows[b], so that one
-  phi serves as many rows of a batch as its episode's queries fill.
+  Attributes:
+    likelihoods: [B, M, W], log-probability in nats of each target token of the texts behind them.
+    ids: [B, M, A] int32, greedy answers, terminator included.
+    count: [B, M] int32, how many of these are real.
+  """
+
+  likelihoods: Array
+  ids: Array
+  count: Array
+
+
+@partial(jax.jit, static_argnames=("max_new_tokens", "terminator"))
+def ask(
+  downstream: nnx.Module,
+  phi: Phi | None,
+  rows: Int[Array, "B"],
+  asked: Continuations,
+  *,
+  max_new_tokens: int,
+  terminator: tuple[int, ...],
+) -> Answers:
+  """Reads each query once; then the texts behind it, and what the model itself puts there.
+
+  Args:
+    downstream: the model.
+    phi: of any number of episodes.
+    rows: which of them each row of `asked` is under: one serves as many rows as its queries fill.
+    asked: the queries.
+    max_new_tokens: A, the most that an answer of the batch may have.
+    terminator: what ends it.
   """
   phi = phi_lib.take(phi, rows)
   # One more than is read: room is counted in tokens that are predicted one after another.
-  room = asked.read.shape[-1] + 1
+  room = max(asked.read.shape[-1] + 1, max_new_tokens)
   last, cache = downstream.prefill(asked.tokens, asked.length, phi, room)
   x = downstream.branch(asked.read, asked.text, asked.step, phi, cache)
-  logits = downstream.logits(jnp.concatenate([last[:, :, None], x], 2))
-  normaliser = jax.nn.logsumexp(logits, -1)
-  pick = lambda line, total, behind, token: line[behind, token] - total[behind]
-  return sharding.whole(jax.vmap(jax.vmap(pick))(logits, normaliser, asked.behind, asked.targets))
-
-
-def answers(
-  downstream: nnx.Module,
-  phi: Phi | None,
-  batch: Batch,
-  terminator: tuple[int, ...],
-  longest: int | None = None,
-  max_new_tokens: int | None = None,
-  limit: np.ndarray | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
-  """Greedy answers.
-
-  Args:
-    longest: tokens that the longest input has, so that padding behind it is not computed.
-    max_new_tokens: of an answer; None: W, the longest target of the batch's shape. What is longer
-      can be no target.
-    limit: of each answer [B, M], where that is less.
-
-  Returns:
-    ids [B, M, max_new_tokens] int32, and how many are real, terminator included: [B, M].
-  """
-  tokens, length = batch.query.prompts()
-  tokens = tokens[..., :longest]
-  ids, count = generate(
-    downstream, phi, tokens, length,
-    max_new_tokens=max_new_tokens or batch.targets.shape[-1], terminator=terminator, limit=limit,
+  found = _likelihoods(downstream, jnp.concatenate([last[:, :, None], x], 2), asked)
+  answer = go_on(
+    downstream, phi, last, cache, max_new_tokens=max_new_tokens, terminator=terminator,
+    limit=asked.limit,
   )  # fmt: skip
-  return np.asarray(ids), np.asarray(count)
+  return Answers(*map(sharding.whole, (found, *answer)))
+
+
+def _likelihoods(
+  downstream: nnx.Module, x: Float[Array, "B M _ D"], asked: Continuations
+) -> Float[Array, "B M W"]:
+  """Of each target token; x are activations behind the query, then behind each token read."""
+  pick = jax.vmap(lambda line, total, behind, token: line[behind, token] - total[behind])
+
+  def column(given):  # of all columns at once the logits would take M times as much memory
+    x, behind, targets = given
+    logits = downstream.logits(x)
+    return pick(logits, jax.nn.logsumexp(logits, -1), behind, targets)
+
+  columns = jax.tree.map(lambda z: jnp.moveaxis(z, 1, 0), (x, asked.behind, asked.targets))
+  return jnp.moveaxis(jax.lax.map(column, columns), 0, 1)

@@ -86,14 +86,37 @@ def generate(
     The produced ids, 0 behind a row's last one, and how many are real, the terminator included.
 
   Raises:
-    ValueError: there is nothing to produce, or the keys of `sampling` are none or too few.
+    ValueError: there is nothing to produce, or the keys of `sampling` are no PRNG keys, or not one
+      for each row.
   """
   _validate(length, max_new_tokens, sampling)
-  batch, queries, _ = tokens.shape
+  last, cache = downstream.prefill(tokens, length, phi, max_new_tokens)
+  return go_on(
+    downstream, phi, last, cache, max_new_tokens=max_new_tokens, terminator=terminator,
+    limit=limit, sampling=sampling,
+  )  # fmt: skip
+
+
+def go_on(
+  downstream: nnx.Module,
+  phi: Phi | None,
+  last: Float[Array, "B M D"],
+  cache: Any,
+  *,
+  max_new_tokens: int,
+  terminator: tuple[int, ...],
+  limit: Int[Array, "B M"] | None = None,
+  sampling: Sampling | None = None,
+) -> tuple[Int[Array, "B M max_new"], Int[Array, "B M"]]:
+  """As `generate`, behind prompts that were read before.
+
+  Args:
+    last, cache: what `downstream.prefill` returned, with room for at least `max_new_tokens`.
+  """
+  batch, queries, _ = last.shape
   if sampling is not None and sampling.key.ndim == 0:
     keys = jax.random.split(sampling.key, (batch, queries))
     sampling = dataclasses.replace(sampling, key=keys)
-  last, cache = downstream.prefill(tokens, length, phi, max_new_tokens)
 
   def choose(x: Float[Array, "B M D"], step) -> Int[Array, "B M"]:
     logits = downstream.logits(x)
@@ -151,7 +174,7 @@ def _validate(length, max_new_tokens, sampling) -> None:
   if sampling is None:
     return
   key = sampling.key
-  if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+  if not jnp.issubdtype(getattr(key, "dtype", None), jax.dtypes.prng_key):
     raise ValueError("Sampling.key must be made by jax.random.key")
   if key.ndim and key.shape != length.shape:
     raise ValueError(f"Sampling.key must be one key or {length.shape} of them, not {key.shape}")

@@ -324,12 +324,12 @@ class Llama(nnx.Module):
 
   def branch(
     self,
-    tokens: Int[Array, "B M R"],
-    text: Int[Array, "B M R"],
-    step: Int[Array, "B M R"],
+    tokens: Int[Array, "B M X"],
+    text: Int[Array, "B M X"],
+    step: Int[Array, "B M X"],
     phi: Phi | None,
     cache: Cache,
-  ) -> Float[Array, "B M R D"]:
+  ) -> Float[Array, "B M X D"]:
     """Reads texts that go on from each prompt, none of which sees another.
 
     Args:

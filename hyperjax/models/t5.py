@@ -291,15 +291,16 @@ class T5(nnx.Module):
 
   def branch(
     self,
-    tokens: Int[Array, "B M R"],
-    text: Int[Array, "B M R"],
-    step: Int[Array, "B M R"],
+    tokens: Int[Array, "B M X"],
+    text: Int[Array, "B M X"],
+    step: Int[Array, "B M X"],
     phi: Phi | None,
     cache: Cache,
-  ) -> Float[Array, "B M R D"]:
+  ) -> Float[Array, "B M X D"]:
     """Reads texts behind each prompt, none of which sees another; as `Llama.branch`."""
     mask = masks.Branches(jnp.ones_like(cache.length), text, 1)  # behind the start token
-    at = step, jnp.pad(step, [(0, 0), (0, 0), (1, 0)])
+    size = cache.own[0].shape[3]
+    at = step, jnp.pad(step, [(0, 0), (0, 0), (1, size - 1 - step.shape[2])])
     return self._go_on(tokens, at, mask, phi, cache, 1)[0]
 
   def _go_on(self, tokens, at, mask, phi, cache, index) -> tuple[Array, KeyValue]:

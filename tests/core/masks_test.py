@@ -36,15 +36,15 @@ def test_cached_is_its_drawing_row_by_row():
 
 def test_branches_are_their_drawing_row_by_row():
   text = jnp.asarray([[[0, 0, 1], [0, 1, 2]]])
-  dense = masks.Branches(jnp.asarray([[2, 3]]), text, 3).dense(3, 6).astype(int)
-  assert dense.shape == (1, 2, 3, 6)
-  assert dense.reshape(6, 6).tolist() == rows("""
-    1 1 0 1 0 0
-    1 1 0 1 1 0
-    1 1 0 0 0 1
-    1 1 1 1 0 0
-    1 1 1 0 1 0
-    1 1 1 0 0 1
+  dense = masks.Branches(jnp.asarray([[2, 3]]), text, 3).dense(3, 7).astype(int)
+  assert dense.shape == (1, 2, 3, 7)
+  assert dense.reshape(6, 7).tolist() == rows("""
+    1 1 0 1 0 0 0
+    1 1 0 1 1 0 0
+    1 1 0 0 0 1 0
+    1 1 1 1 0 0 0
+    1 1 1 0 1 0 0
+    1 1 1 0 0 1 0
   """)
 
 

@@ -1,5 +1,7 @@
 """Scores against a token-by-token computation on a random model."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +16,7 @@ from hyperjax.data.shapes import BatchShape
 from hyperjax.evaluation import scoring
 from hyperjax.hypermodels.in_context import InContext
 from hyperjax.hypermodels.tuned import NoPhi
+from hyperjax.models.generate import generate
 from hyperjax.models.llama import Llama, LlamaConfig
 from tests.models import tiny, tiny_t5
 
@@ -93,19 +96,22 @@ def alone(layout: str, texts: Continuations, place: tuple[int, int], target) -> 
   return Batch(unread, query, wanted, np.ones(wanted.shape, np.float32))
 
 
-@pytest.mark.parametrize("layout", ["decoder", "encoder_decoder"])
-def test_texts_behind_one_query_are_as_likely_as_alone(layout):
+@pytest.mark.parametrize("layout, positions", [
+  ("decoder", {}), ("encoder_decoder", {"positions": "before"}),
+  ("encoder_decoder", {"positions": "none"}),
+])  # fmt: skip
+def test_texts_behind_one_query_are_as_likely_as_alone(layout, positions):
   """Under a phi at all sites; each row under another row of it."""
   with jax.enable_x64(True):
     if layout == "decoder":
       model, sites = tiny.llama(jnp.float64), tiny.ALL
     else:
       model, sites = tiny_t5.t5(jnp.float64), tiny_t5.ALL
-    positions = {} if layout == "decoder" else {"positions": "before"}
     spec = model.phi_spec(sites, prefix_length=3, rank=2, alpha=2.0, **positions)
     phi = tiny.random_phi(spec, 3, dtype=jnp.float64, lengths=[1, 3, 2])
     texts, rows = tiny.continuations(2, 2, 5), np.array([2, 0])
-    ours = np.asarray(scoring.likelihoods(model, phi, rows, texts))
+    found = scoring.ask(model, phi, rows, texts, max_new_tokens=8, terminator=())
+    ours = np.asarray(found.likelihoods)
     assert ours.dtype == np.float64
     for row, column in np.ndindex(2, 2):
       own = phi_lib.take(phi, jnp.asarray(rows[row : row + 1]))
@@ -115,33 +121,34 @@ def test_texts_behind_one_query_are_as_likely_as_alone(layout):
         assert ours[row, column, start:stop].sum() == pytest.approx(float(expected), abs=1e-9)
 
 
-def test_answers_are_the_likeliest_tokens_up_to_the_terminator(llama, episodes):
-  batch, _ = loader.to_batch(episodes, SHAPE)
+def test_answers_are_the_likeliest_tokens_up_to_the_terminator_or_the_limit(llama):
+  asked = tiny.continuations(2, 3, 6)
+  tokens, length = np.asarray(asked.tokens) % CONFIG.vocab_size, np.asarray(asked.length)
+  asked = dataclasses.replace(
+    asked, tokens=tokens, read=asked.read % 23, targets=asked.targets % 23,
+    limit=np.array([[5, 5, 3], [5, 1, 5]], np.int32),
+  )  # fmt: skip
   by_hand = {}
-  for row, one in enumerate(episodes):
-    for column, query in enumerate(one.queries):
-      tokens = list(query.input)
-      for _ in range(SHAPE.targets):
-        tokens.append(int(logits_of(llama, tokens).argmax()))
-      by_hand[row, column] = tokens[len(query.input):]
+  for row, column in np.ndindex(2, 3):
+    text = tokens[row, column, : length[row, column]].tolist()
+    for _ in range(asked.limit[row, column]):
+      text.append(int(logits_of(llama, text).argmax()))
+    by_hand[row, column] = text[length[row, column] :]
   end = (by_hand[1, 2][1],)  # some row ends early with it
-  produced, count = scoring.answers(llama, None, batch, end)
-  assert produced.shape == (2, 3, SHAPE.targets)
-  for (row, column), expected in by_hand.items():
+  found = scoring.ask(llama, None, np.arange(2), asked, max_new_tokens=5, terminator=end)
+  assert found.ids.shape == (2, 3, 5)
+  for place, expected in by_hand.items():
     if end[0] in expected:
       expected = expected[: expected.index(end[0]) + 1]
-    assert produced[row, column, : count[row, column]].tolist() == expected
-  assert len({int(count[key]) for key in by_hand}) > 1
-  longest = max(len(query.input) for episode in episodes for query in episode.queries)
-  assert longest < SHAPE.query
-  trimmed = scoring.answers(llama, None, batch, end, longest)
-  np.testing.assert_array_equal(trimmed[0], produced)
-  np.testing.assert_array_equal(trimmed[1], count)
+    assert found.ids[place][: found.count[place]].tolist() == expected
+  assert len({int(found.count[place]) for place in by_hand}) > 2
 
 
 def test_what_greedy_decoding_emits_is_an_exact_match_and_nothing_else_is(llama, episodes):
   batch, _ = loader.to_batch(episodes, SHAPE)
-  produced, _ = scoring.answers(llama, None, batch, ())
+  tokens, length = batch.query.prompts()
+  produced, _ = generate(llama, None, tokens, length, max_new_tokens=SHAPE.targets, terminator=())
+  produced = np.asarray(produced)
   emitted = [
     Episode(e.task, e.head, e.shots, tuple(
       Query(q.input, produced[row, column, : 2 + column], q.id)

@@ -252,6 +252,7 @@ def test_sampling_refuses(make, message):
 
 @pytest.mark.parametrize("change, message", [
   ({"max_new_tokens": 0}, "max_new_tokens must be at least 1, not 0"),
+  ({"sampling": Sampling(None)}, "Sampling.key must be made by jax.random.key"),
   ({"sampling": Sampling(jax.random.PRNGKey(0))}, "Sampling.key must be made by jax.random.key"),
   (
     {"sampling": Sampling(jax.random.split(jax.random.key(0), 3))},

@@ -74,15 +74,17 @@ def batch(*lengths: int, queries: int = 2, size: int = 6, targets: int = 3, seed
   )
 
 
-def continuations(rows: int, queries: int, size: int, *, seed: int = 4) -> Continuations:
+def continuations(
+  rows: int, queries: int, size: int, *, answer: int = 5, seed: int = 4
+) -> Continuations:
   """Inputs of 1 to `size` tokens, with padding that is not zero; behind each a text of three tokens
-  and one of two."""
+  and one of two, and room for an answer."""
   spread = lambda *values: jnp.tile(jnp.asarray(values, jnp.int32), (rows, queries, 1))
   targets = tokens(seed + 1, rows, queries, 5)
   length = 1 + tokens(seed + 2, rows, queries) % size
   return Continuations(
     tokens(seed, rows, queries, size), length, targets[..., jnp.asarray([0, 1, 3])],
-    spread(0, 0, 1), spread(1, 2, 1), targets, spread(0, 1, 2, 0, 3),
+    spread(0, 0, 1), spread(1, 2, 1), targets, spread(0, 1, 2, 0, 3), spread(answer)[..., 0],
   )  # fmt: skip
 
 

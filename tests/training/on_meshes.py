@@ -73,12 +73,13 @@ def asked(parts, mesh) -> dict:
   batch = jax.tree.map(np.asarray, tiny.batch(*LENGTHS, seed=7))
   with jax.set_mesh(mesh):
     phi = scoring.produce(system.producer, system.downstream, batch.support)
-    ids, _ = scoring.answers(system.downstream, phi, batch, (), max_new_tokens=5)
     rows = np.arange(len(LENGTHS))[::-1]  # each query under another episode's phi
-    texts = jax.tree.map(np.asarray, tiny.continuations(len(LENGTHS), 2, 6))
-    likelihoods = scoring.likelihoods(system.downstream, phi, rows, texts)
-  assert likelihoods.is_fully_replicated
-  return {"ids": ids.tolist(), "likelihoods": likelihoods.tolist()}
+    asked = jax.tree.map(np.asarray, tiny.continuations(len(LENGTHS), 2, 6))
+    found = scoring.ask(
+      system.downstream, phi, rows, asked, max_new_tokens=5, terminator=()
+    )
+  assert all(x.is_fully_replicated for x in found)
+  return {"ids": found.ids.tolist(), "likelihoods": found.likelihoods.tolist()}
 
 
 def shard(x):

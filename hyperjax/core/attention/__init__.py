@@ -5,7 +5,7 @@
     splash    JAX's Pallas kernel for TPUs
     cudnn     cuDNN's flash attention for NVIDIA GPUs
 
-All but the first never hold more than a few blocks of the scores. Each takes the same arguments.
+The latter two never hold more than a few blocks of the scores. Each takes the same arguments.
 """
 
 import re
@@ -35,7 +35,7 @@ KERNELS = {
 CHOICES = ("auto", *KERNELS)
 _OF_PLATFORM = {"cpu": "blocks", "tpu": "splash", "gpu": "cudnn"}
 
-_NEVER = masks.Drawn | masks.Cached | masks.Branches
+_EINSUM_ONLY = masks.Drawn | masks.Cached | masks.Branches
 
 # Scores of one head and row of queries from which 'auto' takes a kernel. Compiled for v5e (libtpu
 # 0.0.42.1), those of 256 x 384 stay in on-chip memory; 32 heads of 1152 x 1152 take 341 MB. For
@@ -82,7 +82,7 @@ def choose(
   tokens or short texts: kernels work on blocks of 128.
   """
   length, keys = q.shape[2], k.shape[2] + (0 if prefix is None else prefix.key.shape[1])
-  if bias is not None or isinstance(mask, _NEVER) or length == 1:
+  if bias is not None or isinstance(mask, _EINSUM_ONLY) or length == 1:
     return "einsum"
   kernel = _OF_PLATFORM.get(_platform(), "einsum") if asked == "auto" else asked
   if kernel == "cudnn" and not cudnn.can_be_told(mask, prefix):

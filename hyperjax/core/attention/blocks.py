@@ -1,5 +1,5 @@
-"""Attention in blocks of queries: the einsum of one block and another, so that a CPU's caches hold
-the scores of a block. Causal queries skip the keys behind their block."""
+"""Attention in blocks of queries: the einsum of one block and another. A block's scores are small
+enough for a CPU's caches where rows are few; causal queries skip the keys behind their block."""
 
 import dataclasses
 
@@ -35,7 +35,8 @@ def attend(
     stop = min(start + size, length)
     keys = stop if isinstance(mask, masks.Causal) else k.shape[2]
     rows = _Rows(mask, start, length)
-    work = jax.checkpoint(lambda *z: einsum.attend(*z, rows, prefix, scale))
+    # Models call this in a loop over layers, which parts both passes: XLA cannot merge them anyway.
+    work = jax.checkpoint(lambda *z: einsum.attend(*z, rows, prefix, scale), prevent_cse=False)
     return work(q[:, :, start:stop], k[:, :, :keys], v[:, :, :keys])
 
   return jnp.concatenate([block(start) for start in range(0, length, size)], 2)

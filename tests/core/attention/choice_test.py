@@ -18,7 +18,7 @@ LENGTH = jnp.asarray([[700]])
 CAUSAL, WHOLE = masks.Causal(), masks.Whole(LENGTH)
 GIST = masks.Gist(LENGTH[0], 4, 904, 60)
 CACHED = masks.Cached(LENGTH, jnp.asarray(1), 700)
-BRANCHES = masks.Branches(LENGTH, jnp.zeros((1, 1, 1024), jnp.int32), 2**20 - 1024)
+BRANCHES = masks.Branches(LENGTH, jnp.zeros((1, 1, 1024), jnp.int32), 2**19)
 
 
 def on(monkeypatch, platform: str, capability: str = "9.0") -> None:
