@@ -21,7 +21,7 @@ from hyperjax.data import eval_sets, loader, vocabularies
 from hyperjax.data.caclm import CaclmConfig
 from hyperjax.data.episodes import EpisodeConfig
 from hyperjax.evaluation import scoring
-from hyperjax.progress import Progress, StopSignal, compilations, say_devices
+from hyperjax.progress import Progress, StopSignal, compilations, in_words, say_devices
 from hyperjax.training import step as step_lib
 from hyperjax.training.checkpoints import Checkpoints
 from hyperjax.training.metrics_writer import MetricsWriter
@@ -119,7 +119,7 @@ def train(
     run: lengths and periods.
     optimizer: one of training.optimizers.
     objective: what is minimised.
-    dry_run: print parameter counts, a memory estimate and a data summary; build nothing.
+    dry_run: print devices, parameter counts, a memory estimate and a data summary; build nothing.
 
   Returns:
     0 when all steps are done; 75 (EX_TEMPFAIL) after SIGTERM and 130 after Ctrl-C, the state saved:
@@ -127,13 +127,14 @@ def train(
   """
   runs.check_fits(hypermodel, model)
   check_together(model, data, run, objective)
+  mesh = run.mesh.planned() if dry_run else run.mesh.build()
+  sharding.check_batch(run.batch_size // run.accumulate, mesh)
   if dry_run:
+    print(f"devices     {in_words(mesh)}")
     return describe(model, hypermodel, data, run)
 
   # The model, the data, the system.
-  mesh = run.mesh.build()
   say_devices(mesh)
-  sharding.check_batch(run.batch_size // run.accumulate, mesh)
   vocabulary = vocabularies.load(data.config.vocabulary)
   vocabularies.check_fits(
     data.config.vocabulary, vocabulary, model.architecture.vocab_size, model.source

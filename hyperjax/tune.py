@@ -135,13 +135,14 @@ def tune(
     runs.check_fits(method.producer, given["model"], f"leave '{name}' out of tune.tune.methods")
     if method.start and (note := runs.remark_on_run(method.start.run, given["model"])):
       print(note, file=sys.stderr)
+  devices = mesh.planned() if dry_run else mesh.build()
   if dry_run:
+    print(f"devices    {progress.in_words(devices)}")
     print(f"methods    {', '.join(methods)}")
     print(f"data       {data.config.title} in {data.path}")
     print(f"config     {config}")
     return 0
 
-  devices = mesh.build()
   progress.say_devices(devices)
   vocabulary = vocabularies.load(data.config.vocabulary)
   manifest = data.open(vocabulary)

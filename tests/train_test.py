@@ -363,6 +363,32 @@ def test_a_wrong_value_is_named_before_anything_is_built(tiny, tmp_path, capsys,
   assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("values, message", [
+  (dict(MESH_FSDP=2), "a mesh of data 1 x fsdp 2 x tensor 1 does not fit 3 devices (gin: "),
+  (dict(), "2 episodes cannot be shared out evenly over data 3 x fsdp 1: BATCH_SIZE (each part of"),
+  ({"MESH_FSDP": 3, "BATCH_SIZE": 6, "train.RunConfig.accumulate": 6}, "1 episodes cannot be"),
+])  # fmt: skip
+@pytest.mark.parametrize("more", [["--dry_run"], []], ids=["planned", "begun"])
+def test_a_mesh_or_batch_that_does_not_fit_is_refused_before_work(
+  tiny, tmp_path, capsys, monkeypatch, values, message, more
+):
+  three = jax.devices()[:1] * 3
+  monkeypatch.setattr(jax, "devices", lambda: three)
+  refused = tiny_lib.refused(capsys, tiny.train(tmp_path / "run", *more, **values))
+  assert refused.startswith(message) and not any(tmp_path.iterdir())
+
+
+def test_a_run_for_a_larger_machine_is_planned_here(tiny, tmp_path, capsys):
+  plan = lambda episodes: tiny.train(
+    tmp_path / "run", "--dry_run", MESH_DATA=1, MESH_FSDP=64, BATCH_SIZE=episodes
+  )
+  assert plan(128) == 0
+  out = capsys.readouterr().out
+  assert "devices     data 1 x fsdp 64 x tensor 1: 64, where this machine has 1\n" in out
+  message = tiny_lib.refused(capsys, plan(100))
+  assert message.startswith("100 episodes cannot be shared out evenly over data 1 x fsdp 64: ")
+
+
 def test_a_warm_up_as_long_as_the_run_is_refused(tiny, tmp_path, capsys):
   status = tiny.train(tmp_path / "run", WARMUP_STEPS=5, TRAIN_STEPS=5)
   message = tiny_lib.refused(capsys, status)
