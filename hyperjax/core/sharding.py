@@ -74,16 +74,7 @@ class MeshConfig:
       whole = -1 in dataclasses.astuple(self) or jax.process_count() > 1
       devices = jax.devices()[: None if whole else self._named]
     devices = list(devices)
-    shape = self._shape(len(devices))
-    # Torus axes are split where no whole ones fit, as tensor 4 on v6e 8x8: jax.make_mesh refuses.
-    try:
-      ordered = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
-    except AssertionError as error:  # how JAX says that the chips' coordinates have a hole
-      raise ValueError(
-        f"the first {len(devices)} chips are no block of their torus: use all of them, or a power "
-        "of two (gin: MESH_DATA, MESH_FSDP, MESH_TENSOR)"
-      ) from error
-    return Mesh(ordered, MESH_AXES, axis_types=(AxisType.Auto,) * 3)
+    return _over(devices, self._shape(len(devices)), "gin: MESH_DATA, MESH_FSDP, MESH_TENSOR")
 
   def planned(self) -> Mesh | AbstractMesh:
     """What a dry run checks, which may be of a run on another machine: the mesh that `build` makes;
@@ -113,17 +104,30 @@ class MeshConfig:
     return shape
 
 
+def _over(devices: Sequence[Any], shape: Sequence[int], setting: str) -> Mesh:
+  """A mesh of devices, all of which it takes; `setting` is where their number is set."""
+  # Torus axes are split where no whole ones fit, as tensor 4 on v6e 8x8: jax.make_mesh refuses.
+  try:
+    ordered = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+  except AssertionError as error:  # how JAX says that the chips' coordinates have a hole
+    raise ValueError(
+      f"the first {len(devices)} chips are no block of their torus: use all of them, or a power of "
+      f"two ({setting})"
+    ) from error
+  return Mesh(ordered, MESH_AXES, axis_types=(AxisType.Auto,) * 3)
+
+
 def sharing(devices: int) -> Mesh:
   """So many devices that share a model's heads, MLP and vocabulary: for the commands without gin
   files, which may have one episode only.
 
   Raises:
-    ValueError: there are not so many.
+    ValueError: there are not so many, or these TPU chips are no block of their torus.
   """
   here = jax.devices()
   if not 1 <= devices <= len(here):
     raise ValueError(f"--devices must be in 1..{len(here)}, this machine's devices, not {devices}")
-  return MeshConfig(1, 1, devices).build(here[:devices])
+  return _over(here[:devices], (1, 1, devices), "--devices")
 
 
 def partition(axes: Sequence[str | None], rules: Rules = RULES) -> PartitionSpec:

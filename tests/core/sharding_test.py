@@ -154,8 +154,13 @@ def test_chips_that_are_no_block_of_their_torus_are_refused(monkeypatch):
   monkeypatch.setattr(sharding, "Mesh", lambda chips, *_, **__: made.append(chips.shape) or here)
   MeshConfig(1, 1, 4).build()
   assert made == [(1, 1, 4)]
-  with pytest.raises(ValueError, match="first 3 chips are no block of their torus: use all"):
+  message = "first 3 chips are no block of their torus: use all of them, or a power of two "
+  with pytest.raises(ValueError, match=rf"{message}\(gin: MESH_DATA, MESH_FSDP, MESH_TENSOR\)$"):
     MeshConfig(1, 1, 3).build()
+  sharding.sharing(2)
+  assert made[1:] == [(1, 1, 2)]
+  with pytest.raises(ValueError, match=rf"{message}\(--devices\)$"):
+    sharding.sharing(3)
 
 
 @pytest.mark.parametrize("sizes, planned", [
