@@ -128,9 +128,15 @@ def tune(
     mesh: the devices, and what is sharded over them. A task is one episode, which is never split:
       `fsdp` gives room for the weights, `tensor` shares out work too, `data` does neither.
     dry_run: print what would be done.
+
+  Raises:
+    FileNotFoundError: a folder holds no run.
+    ValueError: there are no tasks; a method does not fit the model; or the mesh the devices.
   """
   given = runs.configured(run)
   data = data or given["data"].held_out
+  if data is None:
+    raise ValueError(f"{run} was trained without held-out tasks: name tasks as tune.tune.data")
   for name, method in methods.items():
     runs.check_fits(method.producer, given["model"], f"leave '{name}' out of tune.tune.methods")
     if method.start and (note := runs.remark_on_run(method.start.run, given["model"])):

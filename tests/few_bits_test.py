@@ -1,5 +1,6 @@
 """Runs on a frozen base in 8 bits (gin: BASE_BITS), by the commands and for every system."""
 
+import dataclasses
 import json
 import pathlib
 
@@ -12,6 +13,7 @@ from benchmarks import few_bits
 from hyperjax import adapt, adapters, evaluate, launch, predict, runs, tune
 from hyperjax import compile as compile_lib
 from hyperjax.core import quantised
+from hyperjax.data.caclm import CaclmConfig
 from tests import tiny as tiny_lib
 from tests.baselines_test import gin_of
 
@@ -178,6 +180,19 @@ def test_the_benchmark_asks_what_training_watched(tiny):
     assert few[name] == pytest.approx(full[name], rel=0.05, abs=0.1)
   assert full["queries"] == few["queries"] == 16
   assert full["of_bfloat16"] == 2 and few["of_bfloat16"] < 0.6
+
+
+@pytest.mark.parametrize("nothing", [{"held_out": None}, {"episodes": CaclmConfig()}])
+def test_a_run_without_tasks_to_ask_is_named_by_the_benchmark(tiny, capsys, monkeypatch, nothing):
+  given = runs.configured(tiny.run)
+  data = dataclasses.replace(given["data"], **nothing)
+  monkeypatch.setattr(runs, "configured", lambda _: {**given, "data": data})
+  monkeypatch.setattr("sys.argv", ["few_bits", "--run", str(tiny.run)])
+  assert few_bits.main() == 1
+  assert capsys.readouterr().err == (
+    f"benchmarks.few_bits: {tiny.run} was trained without held-out tasks, or on running text, "
+    "which has none: name another --run\n"
+  )
 
 
 def test_the_same_parameters_may_train_on_without_bits(tiny, run, tmp_path):

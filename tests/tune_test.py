@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import pytest
 
-from hyperjax import tune
+from hyperjax import runs, tune
 from hyperjax.core.sharding import MeshConfig
 from hyperjax.data import layouts, loader
 from hyperjax.data.manifest import Manifest
@@ -87,3 +87,11 @@ def test_a_dry_run_checks_the_devices_as_the_run_does(setting, tmp_path, capsys,
     message = tiny_lib.refused(capsys, ask("--gin.MESH_DATA=-1", "--gin.MESH_TENSOR=2", *more))
     assert message.startswith("a mesh of data 1 x fsdp 1 x tensor 2 does not fit 3 devices")
   assert not any(tmp_path.iterdir())
+
+
+def test_a_run_without_held_out_tasks_is_refused(setting, monkeypatch):
+  given = runs.configured(setting.run)
+  data = dataclasses.replace(given["data"], held_out=None)
+  monkeypatch.setattr(runs, "configured", lambda _: {**given, "data": data})
+  with pytest.raises(ValueError, match="run was trained without held-out tasks: .*tune.tune.data"):
+    tune.tune(output_dir="none", run="run", methods={}, config=TuneConfig())
