@@ -16,7 +16,7 @@ from typing import Any
 import jax
 from flax import nnx
 
-from hyperjax import runs, train
+from hyperjax import runs, systems, train
 from hyperjax.core import quantised
 from hyperjax.data.caclm import CaclmConfig
 from hyperjax.training import step as step_lib
@@ -50,7 +50,9 @@ def measure(folder: str, bits: int | None, queries: int) -> dict[str, Any]:
       "another --run"
     )
   model = dataclasses.replace(given["model"], bits=bits)
-  runs.check_fits(given["hypermodel"], model, "name a run that leaves them frozen")
+  systems.check_fits(
+    given["hypermodel"], model.architecture, bits, "name a run that leaves them frozen"
+  )
   downstream, fingerprint = model.load()
   run = runs.load(folder, loaded=(downstream, fingerprint))
   parts = step_lib.split(step_lib.System(run.producer, run.downstream))

@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 from benchmarks import few_bits
-from hyperjax import adapt, adapters, evaluate, launch, predict, runs, tune
+from hyperjax import adapt, adapters, evaluate, launch, predict, runs, systems, tune
 from hyperjax import compile as compile_lib
 from hyperjax.core import quantised
 from hyperjax.data.caclm import CaclmConfig
@@ -41,7 +41,7 @@ def test_the_base_takes_half_the_bytes_of_half_precision(
   model, system, numbers, bits, backend, least, most, monkeypatch
 ):
   given = training(model, system, f"BASE_BITS={bits}", "DTYPE='bfloat16'")
-  frozen = runs.abstract_parts(given.hypermodel, given.model).frozen
+  frozen = systems.abstract_parts(given.hypermodel, given.model.abstract()).frozen
   assert quantised.numbers(frozen) == numbers
   monkeypatch.setattr(jax, "default_backend", lambda: backend)
   assert least < quantised.stored_bytes(frozen) / (2 * numbers) < most
@@ -60,7 +60,7 @@ def test_the_base_takes_half_the_bytes_of_half_precision(
 def test_a_system_that_leaves_the_base_frozen_has_its_gradient(model, system, bindings):
   """Traced, not run: nothing of it asks for another kind of weights."""
   given = training(model, system, *bindings)
-  parts = runs.abstract_parts(given.hypermodel, given.model)
+  parts = systems.abstract_parts(given.hypermodel, given.model.abstract())
   batch = given.batch(given.largest_shape)
 
   def loss(trained, frozen, batch):

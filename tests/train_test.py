@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from hyperjax import launch, runs, train
+from hyperjax import launch, systems, train
 from hyperjax.core.batch import Batch, DecoderQuery, Support
 from hyperjax.data.episodes import TrainStream
 from hyperjax.data.manifest import Manifest
@@ -73,7 +73,7 @@ def test_the_quickstarts_training_step_needs_less_than_three_gigabytes(dtype, we
   given = launch.arguments(
     ["examples/quickstart.gin"], "hyperjax.train", "train", bindings=[f"DTYPE={dtype!r}"]
   )
-  parts = runs.abstract_parts(given["hypermodel"], given["model"])
+  parts = systems.abstract_parts(given["hypermodel"], given["model"].abstract())
   transform = given["optimizer"].build(given["run"].steps, parts.axes)
   state = jax.eval_shape(transform.init, parts.trained)
   episodes, rows = given["data"].episodes, given["run"].batch_size
@@ -255,7 +255,7 @@ def test_ctrl_c_before_training_is_one_line(tiny, tmp_path, capsys, monkeypatch)
   def interrupted(*_, **__):
     raise KeyboardInterrupt
 
-  monkeypatch.setattr(train.runs, "build_parts", interrupted)
+  monkeypatch.setattr(train.systems, "build_parts", interrupted)
   assert tiny.train(tmp_path / "run") == 130
   assert capsys.readouterr().err == "interrupted; the same command starts again where it can\n"
   assert not (tmp_path / "run").exists()
