@@ -127,7 +127,7 @@ def test_an_evaluation_has_the_same_records(both):
 
 @pytest.mark.pods
 def test_a_base_in_8_bits_is_trained_on_and_asked_with_the_same_results(tiny, tmp_path):
-  given = {"BASE_BITS": 8, "TRAIN_STEPS": 2, "BATCH_SIZE": 4, "MAX_BUCKETS": 1}
+  given = {"BASE_BITS": 8, "TRAIN_STEPS": 3, "WARMUP_STEPS": 1, "BATCH_SIZE": 4, "MAX_BUCKETS": 1}
   one, eight = folders = tmp_path / "one", tmp_path / "eight"
   commands = lambda out, mesh: [
     ("train", tiny.arguments(out / "run", **given, **mesh)), evaluation(out / "run", out, mesh)
@@ -139,7 +139,7 @@ def test_a_base_in_8_bits_is_trained_on_and_asked_with_the_same_results(tiny, tm
     [line["loss"] for line in metrics_writer.read(folder / "run" / "metrics.jsonl")]
     for folder in folders
   ]
-  assert len(losses[0]) == 2
+  assert len(losses[0]) == 3
   np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
   assert_same_records(folders)
 
