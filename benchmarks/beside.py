@@ -23,6 +23,8 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from hyperjax import children
+
 SIDES = ("hyperjax", "pytorch")
 DTYPES = ("float32", "bfloat16")
 
@@ -188,6 +190,7 @@ class Worker:
 
 def _serve(pipe, contestant: Contestant) -> None:
   """What a process of its own does: a turn at every word, until the other end is closed."""
+  children.end_with_parent()
   try:
     local = Local(contestant)
     pipe.send((None, (local.facts, local.first)))

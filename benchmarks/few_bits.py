@@ -16,8 +16,9 @@ from typing import Any
 import jax
 from flax import nnx
 
-from hyperjax import runs, train
+from hyperjax import runs, systems, train
 from hyperjax.core import quantised
+from hyperjax.data.caclm import CaclmConfig
 from hyperjax.training import step as step_lib
 
 
@@ -35,14 +36,26 @@ def parser() -> argparse.ArgumentParser:
 
 
 def measure(folder: str, bits: int | None, queries: int) -> dict[str, Any]:
-  """Bytes, and means over the run's held-out tasks, with its base in so many bits."""
+  """Bytes, and means over the run's held-out tasks, with its base in so many bits.
+
+  Raises:
+    FileNotFoundError: the folder holds no run.
+    ValueError: the run has no held-out tasks to ask, or has trained its base.
+  """
   given = runs.configured(folder)
+  data = given["data"]
+  if data.held_out is None or isinstance(data.episodes, CaclmConfig):
+    raise ValueError(
+      f"{folder} was trained without held-out tasks, or on running text, which has none: name "
+      "another --run"
+    )
   model = dataclasses.replace(given["model"], bits=bits)
-  runs.check_fits(given["hypermodel"], model, "name a run that leaves them frozen")
+  systems.check_fits(
+    given["hypermodel"], model.architecture, bits, "name a run that leaves them frozen"
+  )
   downstream, fingerprint = model.load()
   run = runs.load(folder, loaded=(downstream, fingerprint))
   parts = step_lib.split(step_lib.System(run.producer, run.downstream))
-  data = given["data"]
   asked = dataclasses.replace(data.evaluation, max_queries=queries)
   watch = train.Watch.open(
     dataclasses.replace(data, evaluation=asked), run.vocabulary, parts.graph, run.config.layout
@@ -60,8 +73,12 @@ def measure(folder: str, bits: int | None, queries: int) -> dict[str, Any]:
 
 def main() -> int:
   args = parser().parse_args()
-  for bits in (None, *args.bits):
-    print(json.dumps(measure(args.run, bits, args.queries)), flush=True)
+  try:
+    for bits in (None, *args.bits):
+      print(json.dumps(measure(args.run, bits, args.queries)), flush=True)
+  except (OSError, ValueError) as error:
+    print(f"benchmarks.few_bits: {error}", file=sys.stderr)
+    return 1
   return 0
 
 

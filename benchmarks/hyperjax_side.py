@@ -16,7 +16,7 @@ from flax import nnx
 from benchmarks import work
 from benchmarks.beside import SIDES, Contestant, Side, best
 from benchmarks.work import PRODUCT_ROWS, Shape
-from hyperjax import launch, runs
+from hyperjax import launch, runs, systems
 from hyperjax.core import sharding, specs
 from hyperjax.core.batch import Batch, DecoderQuery, Support
 from hyperjax.core.phi import Phi
@@ -166,7 +166,7 @@ def train(files: Sequence[str], gin: Sequence[str], shape: Shape) -> Side:
   given = configured(files, gin)
   model, mesh = given["model"], given["run"].mesh.build()
   downstream, _ = model.load(mesh)
-  parts = runs.build_parts(given["hypermodel"], downstream, encode, 0, mesh)
+  parts = systems.build_parts(given["hypermodel"], downstream, encode, 0, mesh)
   transform = given["optimizer"].build(given["run"].steps, parts.axes)
   trained, frozen = parts.trained, parts.frozen
   state = step_lib.init_optimizer(transform, trained, mesh)
@@ -190,7 +190,7 @@ def train(files: Sequence[str], gin: Sequence[str], shape: Shape) -> Side:
 def _system(files: Sequence[str], gin: Sequence[str]) -> tuple[runs.ModelConfig, step_lib.System]:
   given = configured(files, gin)
   downstream, _ = given["model"].load()
-  parts = runs.build_parts(given["hypermodel"], downstream, encode, 0)
+  parts = systems.build_parts(given["hypermodel"], downstream, encode, 0)
   return given["model"], nnx.merge(parts.graph, parts.trained, parts.frozen)
 
 

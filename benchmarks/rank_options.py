@@ -23,7 +23,7 @@ from flax import nnx
 from benchmarks.beside import best
 from benchmarks.hyperjax_side import configured, encode, make_batch
 from benchmarks.work import Shape
-from hyperjax import answers, runs
+from hyperjax import answers, systems
 from hyperjax.data import continuations, eval_sets, loader
 from hyperjax.data.episodes import Episode, Query
 from hyperjax.data.layouts import DECODER
@@ -106,7 +106,7 @@ def main() -> int:
   given = configured(args.gin_file, args.gin)
   downstream, _ = given["model"].load()
   vocabulary = given["model"].architecture.vocab_size
-  parts = runs.build_parts(given["hypermodel"], downstream, encode, 0)
+  parts = systems.build_parts(given["hypermodel"], downstream, encode, 0)
   system = nnx.merge(parts.graph, parts.trained, parts.frozen)
   method = answers.Method(system.producer, system.downstream, "")
   episodes = make_episodes(args.options, args.num_queries, vocabulary)

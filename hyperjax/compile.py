@@ -21,7 +21,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from hyperjax import launch, runs, train
+from hyperjax import launch, runs, systems, train
 from hyperjax.core import attention, sharding
 from hyperjax.data import layouts, loader
 from hyperjax.data.episodes import Episode
@@ -54,7 +54,7 @@ class Training:
   """What `train.train` is given, as far as the step depends on it."""
 
   model: runs.ModelConfig
-  hypermodel: runs.ProducerConfig
+  hypermodel: systems.ProducerConfig
   data: train.TrainData
   run: train.RunConfig
   optimizer: Any
@@ -69,8 +69,9 @@ class Training:
     """
     names = [field.name for field in dataclasses.fields(cls)]
     training = cls(**{name: given[name] for name in names if name in given})
-    runs.check_fits(training.hypermodel, training.model)
-    train.check_together(training.model, training.data, training.run, training.objective)
+    model = training.model
+    systems.check_fits(training.hypermodel, model.architecture, model.bits)
+    train.check_together(model, training.data, training.run, training.objective)
     return training
 
   @property
@@ -97,7 +98,7 @@ class Training:
     run, model = self.run, self.model
     mesh = run.mesh.build(topology.devices)
     sharding.check_batch(run.batch_size // run.accumulate, mesh)
-    parts = runs.abstract_parts(self.hypermodel, model, "tpu")
+    parts = systems.abstract_parts(self.hypermodel, model.abstract("tpu"))
     trained = sharding.abstract(parts.trained, parts.axes, mesh)
     frozen = sharding.abstract(parts.frozen, parts.frozen_axes, mesh)
     transform = self.optimizer.build(run.steps, parts.axes)

@@ -87,22 +87,24 @@ def evaluate(
   held_out = data.held_out if data else own_data
   if held_out is None:
     raise ValueError(
-      f"{runs_by_method[hypermodel]} is an adapter, which names no tasks: name a data file and "
-      "runs/evaluate_on.gin, or a run as evaluate.hypermodel"
+      f"{runs_by_method[hypermodel]} names no held-out tasks, like all adapters and runs on "
+      "running text: name a data file and runs/evaluate_on.gin, or another run as "
+      "evaluate.hypermodel"
     )
   for folder in runs_by_method.values():
     if not adapters.is_adapter(folder) and (note := runs.remark_on_run(folder, model)):
       print(note, file=sys.stderr)
+  devices = mesh.planned() if dry_run else mesh.build()
+  sharding.check_batch(episodes.batch_size, devices)
   if dry_run:
     controls = "1 control" if own_data is None else "3 controls"
+    print(f"devices    {progress.in_words(devices)}")
     print(f"methods    zero_shot, in_context, {', '.join(runs_by_method)}, {controls}")
     print(f"data       {held_out.config.title} in {held_out.path}")
     print(f"episodes   {episodes}")
     return 0
 
-  devices = mesh.build()
   progress.say_devices(devices)
-  sharding.check_batch(episodes.batch_size, devices)
   vocabulary = vocabularies.load(held_out.config.vocabulary)
   manifest = held_out.open(vocabulary)
   tasks = manifest.select(episodes.include, episodes.exclude)

@@ -33,8 +33,16 @@ def compilations() -> int:
 def say_devices(mesh: Mesh | AbstractMesh) -> None:
   """Says which devices a command uses, where there is a choice."""
   if jax.device_count() > 1 and jax.process_index() == 0:
-    axes = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
-    print(f"mesh: {axes}, {mesh.size} of {jax.device_count()} devices", flush=True)
+    print(f"mesh: {_axes(mesh)}, {mesh.size} of {jax.device_count()} devices", flush=True)
+
+
+def in_words(mesh: Mesh | AbstractMesh) -> str:
+  """The devices of a run that is planned here, and may be one of another machine."""
+  return f"{_axes(mesh)}: {mesh.size}, where this machine has {jax.device_count()}"
+
+
+def _axes(mesh: Mesh | AbstractMesh) -> str:
+  return " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
 
 
 def counter() -> rich.progress.Progress:

@@ -1,13 +1,12 @@
-"""What the commands share: a model from its source, a system from its configuration, a run from its
-folder."""
+"""What the commands share: a model from its source, data from its folder, and a whole run from its
+own; what a run trains is in `systems`."""
 
 import dataclasses
 import hashlib
 import os
 import pathlib
 from collections.abc import Mapping
-from functools import partial
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,16 +15,14 @@ from etils import epath
 from flax import nnx
 from jax.sharding import Mesh
 
-from hyperjax import adapters, launch, storage
-from hyperjax.core import attention, quantised, sharding
+from hyperjax import adapters, launch, storage, systems
+from hyperjax.core import attention, quantised
 from hyperjax.data import manifest as manifest_lib
 from hyperjax.data import vocabularies
 from hyperjax.data.manifest import DataConfig, Manifest
 from hyperjax.data.prompts import PromptFormat
 from hyperjax.data.vocabularies import Vocabulary
-from hyperjax.hypermodels.hyperllama import Encode
 from hyperjax.models import families
-from hyperjax.training import step as step_lib
 from hyperjax.training.checkpoints import Checkpoints
 
 _DTYPES = ("auto", "float32", "bfloat16", "float64")
@@ -107,124 +104,6 @@ class ModelConfig:
     return nnx.merge(nnx.graphdef(self.abstract()), loaded.params), loaded.fingerprint
 
 
-@runtime_checkable
-class ProducerConfig(Protocol):
-  """Builds a producer for a downstream model; `hypermodels` has one per system.
-
-  One that starts from a file also has `load(downstream, mesh)`, whose result `build` takes last.
-  """
-
-  def build(self, downstream: families.Model, encode: Encode, rngs: nnx.Rngs) -> nnx.Module: ...
-
-
-def encoder(vocabulary: Vocabulary) -> Encode:
-  """A function from one text to its token ids."""
-  return lambda text: vocabulary.encode_batch([text])[0]
-
-
-def build_parts(
-  producer: ProducerConfig,
-  downstream: families.Model,
-  encode: Encode,
-  seed: int,
-  mesh: Mesh | None = None,
-) -> step_lib.Parts:
-  """The system at its initial values, taken apart into trained (at least float32) and frozen.
-
-  What is drawn or copied is made where it lies: no device ever holds all of a sharded array.
-
-  Args:
-    producer, downstream: the system; the downstream model lies on the mesh already.
-    encode: from text to token ids.
-    seed: of drawn values.
-    mesh: what the arrays are sharded over; the default device where None.
-  """
-  given = _given(producer, downstream, mesh)
-  system = partial(_system, producer, encode, seed)
-  parts = step_lib.split(nnx.eval_shape(system, *given), trained_parts(producer))
-
-  def make(*given):
-    made = step_lib.split(system(*given), trained_parts(producer))
-    return made.trained, {k: v for k, v in made.frozen.items() if k != "downstream"}
-
-  lying = None
-  if mesh is not None:
-    lying = sharding.shardings(parts.trained, parts.axes, mesh), None
-  trained, frozen = jax.jit(make, out_shardings=lying)(*given)
-  if "downstream" in parts.frozen:
-    frozen["downstream"] = nnx.to_pure_dict(nnx.state(downstream))
-  return dataclasses.replace(parts, trained=trained, frozen=frozen)
-
-
-def _given(producer: ProducerConfig, downstream: families.Model, mesh: Mesh | None) -> tuple:
-  """What a system is built from: the downstream model, and what the producer starts from."""
-  load = getattr(producer, "load", None)
-  return (downstream, load(downstream, mesh)) if load else (downstream,)
-
-
-def _system(
-  producer: ProducerConfig, encode: Encode, seed: int, downstream: families.Model, *loaded: Any
-) -> step_lib.System:
-  module = producer.build(downstream, encode, nnx.Rngs(seed), *loaded)
-  trained = trained_parts(producer)
-  wide = jnp.promote_types(downstream.embed.dtype, jnp.float32)
-  widen = lambda x: x.astype(wide) if jnp.issubdtype(x.dtype, jnp.floating) else x
-  parts = {"producer": module, "downstream": downstream}
-  return step_lib.System(
-    *(jax.tree.map(widen, part) if name in trained else part for name, part in parts.items())
-  )
-
-
-def check_fits(
-  producer: ProducerConfig,
-  model: ModelConfig,
-  way_out: str = "set BASE_BITS to None, or name a system that leaves them frozen",
-) -> None:
-  """Refuses a system that is not for this kind of model, or trains its weights in few bits; there
-  `way_out` is what to do.
-
-  Raises:
-    ValueError: names the system, and the kind of model that it is for.
-  """
-  architecture = model.architecture
-  layouts = getattr(producer, "layouts", (architecture.layout,))
-  if architecture.layout not in layouts:
-    raise ValueError(
-      f"{type(producer).__name__} is for {' or '.join(layouts)} models, not for a "
-      f"{type(architecture).__name__.removesuffix('Config')} ({architecture.layout}): name another "
-      "file of gin/systems"
-    )
-  copied = getattr(producer, "copies_downstream", False)
-  if model.bits is not None and (copied or "downstream" in trained_parts(producer)):
-    raise ValueError(
-      f"BASE_BITS is {model.bits}, but {type(producer).__name__} trains "
-      f"{'a copy of the' if copied else 'the'} downstream model's weights, whose steps are smaller "
-      f"than {model.bits} bits can tell apart: {way_out}"
-    )
-
-
-def trained_parts(producer: ProducerConfig) -> tuple[str, ...]:
-  """Which parts of a system its training changes: 'producer', 'downstream'."""
-  return getattr(producer, "train", ("producer",))
-
-
-def abstract_parts(
-  producer: ProducerConfig, model: ModelConfig, backend: str | None = None
-) -> step_lib.Parts:
-  """As `build_parts`, with shapes in place of arrays; reads and computes nothing.
-
-  A text that the producer encodes counts as one token.
-
-  Args:
-    producer, model: the system.
-    backend: whose dtypes the arrays have; this machine's where None.
-  """
-  encode = lambda text: [0]
-  given = _given(producer, model.abstract(backend), None)
-  system = nnx.eval_shape(partial(_system, producer, encode, 0), *given)
-  return step_lib.split(system, trained_parts(producer))
-
-
 def configured(folder: str | os.PathLike) -> dict[str, Any]:
   """The arguments that a training run was given, as they serve on this machine: a kernel that was
   asked for was asked for where it was trained.
@@ -249,7 +128,7 @@ class Run:
     model_fingerprint: of the frozen weights.
     trained_hash: of the checkpoint's parameters.
     inline: whether its queries held the support themselves.
-    trained: the parts that training changed, as `trained_parts`.
+    trained: the parts that training changed, as `systems.trained_parts`.
     provenance: for adapters: run, step, hypermodel, data hash, the base's bits where they are few.
   """
 
@@ -302,7 +181,8 @@ def load(
   producer, seed = given["hypermodel"], given["run"].seed
   if hasattr(producer, "without_source"):  # the checkpoint has all that the source gave
     producer = producer.without_source()
-  parts = build_parts(producer, downstream, encoder(vocabulary), seed, mesh)
+  encode = systems.encoder(vocabulary)
+  parts = systems.build_parts(producer, downstream, encode, seed, mesh)
   checkpoints = Checkpoints(folder, fingerprint, read_only=True)
   restored = checkpoints.restore(parts.trained, None)
   checkpoints.close()
@@ -315,11 +195,11 @@ def load(
   if model.bits is not None:
     provenance["base_bits"] = model.bits
   # The model that was given, where training left it as it was.
-  adapted = system.downstream if "downstream" in trained_parts(producer) else downstream
+  trained = tuple(systems.trained_parts(producer))
+  adapted = system.downstream if "downstream" in trained else downstream
   return Run(
     folder, model, adapted, system.producer, restored.step, vocabulary,
-    data.config.prompt, fingerprint, digest(restored.trained), data.inline,
-    tuple(trained_parts(producer)), provenance,
+    data.config.prompt, fingerprint, digest(restored.trained), data.inline, trained, provenance,
   )  # fmt: skip
 
 
@@ -340,7 +220,9 @@ def remark_on_run(folder: str | os.PathLike, model: ModelConfig) -> str | None:
     ValueError: it is for another kind of model, or has trained weights that are in few bits here.
   """
   given, width = configured(folder), "name runs beside it whose base is in full width"
-  check_fits(given["hypermodel"], model, f"leave {folder} out, or {width}")
+  systems.check_fits(
+    given["hypermodel"], model.architecture, model.bits, f"leave {folder} out, or {width}"
+  )
   return _other_bits(folder, given["model"].bits, model)
 
 

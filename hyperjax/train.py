@@ -15,13 +15,13 @@ import jax
 import numpy as np
 from flax import nnx
 
-from hyperjax import launch, runs, storage
+from hyperjax import launch, runs, storage, systems
 from hyperjax.core import quantised, sharding
 from hyperjax.data import eval_sets, loader, vocabularies
 from hyperjax.data.caclm import CaclmConfig
 from hyperjax.data.episodes import EpisodeConfig
 from hyperjax.evaluation import scoring
-from hyperjax.progress import Progress, StopSignal, compilations, say_devices
+from hyperjax.progress import Progress, StopSignal, compilations, in_words, say_devices
 from hyperjax.training import step as step_lib
 from hyperjax.training.checkpoints import Checkpoints
 from hyperjax.training.metrics_writer import MetricsWriter
@@ -102,7 +102,7 @@ def train(
   *,
   model_dir: str,
   model: runs.ModelConfig,
-  hypermodel: runs.ProducerConfig,
+  hypermodel: systems.ProducerConfig,
   data: TrainData,
   run: RunConfig,
   optimizer: Any,
@@ -119,21 +119,22 @@ def train(
     run: lengths and periods.
     optimizer: one of training.optimizers.
     objective: what is minimised.
-    dry_run: print parameter counts, a memory estimate and a data summary; build nothing.
+    dry_run: print devices, parameter counts, a memory estimate and a data summary; build nothing.
 
   Returns:
     0 when all steps are done; 75 (EX_TEMPFAIL) after SIGTERM and 130 after Ctrl-C, the state saved:
     the same command goes on from there.
   """
-  runs.check_fits(hypermodel, model)
+  systems.check_fits(hypermodel, model.architecture, model.bits)
   check_together(model, data, run, objective)
+  mesh = run.mesh.planned() if dry_run else run.mesh.build()
+  sharding.check_batch(run.batch_size // run.accumulate, mesh)
   if dry_run:
+    print(f"devices     {in_words(mesh)}")
     return describe(model, hypermodel, data, run)
 
   # The model, the data, the system.
-  mesh = run.mesh.build()
   say_devices(mesh)
-  sharding.check_batch(run.batch_size // run.accumulate, mesh)
   vocabulary = vocabularies.load(data.config.vocabulary)
   vocabularies.check_fits(
     data.config.vocabulary, vocabulary, model.architecture.vocab_size, model.source
@@ -144,7 +145,7 @@ def train(
     manifest, seed=run.seed, batch_size=run.batch_size, layout=layout
   )
   downstream, fingerprint = model.load(mesh)
-  parts = runs.build_parts(hypermodel, downstream, runs.encoder(vocabulary), run.seed, mesh)
+  parts = systems.build_parts(hypermodel, downstream, systems.encoder(vocabulary), run.seed, mesh)
   transform = optimizer.build(run.steps, parts.axes)
   watch = None
   if run.eval_period and data.held_out:
@@ -319,7 +320,7 @@ class Watch:
 
 def describe(model, hypermodel, data: TrainData, run: RunConfig) -> int:
   """Prints what a run would be; reads no weights and builds nothing."""
-  parts = runs.abstract_parts(hypermodel, model)
+  parts = systems.abstract_parts(hypermodel, model.abstract())
   trained, frozen = quantised.numbers(parts.trained), quantised.numbers(parts.frozen)
   stored = quantised.stored_bytes(parts.frozen)
   print(f"model       {model.source}, {model.stored_as()}")

@@ -21,7 +21,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from hyperjax import launch, progress, runs
+from hyperjax import launch, progress, runs, systems
 from hyperjax.core import arithmetic, sharding
 from hyperjax.core.batch import Batch
 from hyperjax.core.phi import Phi
@@ -67,7 +67,7 @@ class Method:
     num_examples: how many examples of the task are tuned on.
   """
 
-  producer: runs.ProducerConfig
+  producer: systems.ProducerConfig
   optimizer: Any
   start: Start | None = None
   num_examples: int = 10
@@ -128,26 +128,36 @@ def tune(
     mesh: the devices, and what is sharded over them. A task is one episode, which is never split:
       `fsdp` gives room for the weights, `tensor` shares out work too, `data` does neither.
     dry_run: print what would be done.
+
+  Raises:
+    FileNotFoundError: a folder holds no run.
+    ValueError: there are no tasks; a method does not fit the model; or the mesh the devices.
   """
   given = runs.configured(run)
+  base = given["model"]
   data = data or given["data"].held_out
+  if data is None:
+    raise ValueError(f"{run} was trained without held-out tasks: name tasks as tune.tune.data")
   for name, method in methods.items():
-    runs.check_fits(method.producer, given["model"], f"leave '{name}' out of tune.tune.methods")
-    if method.start and (note := runs.remark_on_run(method.start.run, given["model"])):
+    systems.check_fits(
+      method.producer, base.architecture, base.bits, f"leave '{name}' out of tune.tune.methods"
+    )
+    if method.start and (note := runs.remark_on_run(method.start.run, base)):
       print(note, file=sys.stderr)
+  devices = mesh.planned() if dry_run else mesh.build()
   if dry_run:
+    print(f"devices    {progress.in_words(devices)}")
     print(f"methods    {', '.join(methods)}")
     print(f"data       {data.config.title} in {data.path}")
     print(f"config     {config}")
     return 0
 
-  devices = mesh.build()
   progress.say_devices(devices)
   vocabulary = vocabularies.load(data.config.vocabulary)
   manifest = data.open(vocabulary)
-  model, fingerprint = given["model"].load(devices)
+  model, fingerprint = base.load(devices)
   tasks = manifest.select(config.tasks, ())
-  bench = Bench.open(manifest, tasks, methods, config, given["model"].architecture.layout)
+  bench = Bench.open(manifest, tasks, methods, config, base.architecture.layout)
   starts = {
     name: runs.load(method.start.run, loaded=(model, fingerprint), mesh=devices)
     for name, method in methods.items() if method.start
@@ -160,10 +170,10 @@ def tune(
     done = bar.add_task("", total=len(methods) * len(tasks) * len(config.seeds))
     for name, method in methods.items():
       tuner = Tuner.build(
-        method, model, runs.encoder(vocabulary), config, starts.get(name), devices
+        method, model, systems.encoder(vocabulary), config, starts.get(name), devices
       )
       about = [
-        _TUNING, fingerprint, given["model"].dtypes(), manifest.values["tasks"],
+        _TUNING, fingerprint, base.dtypes(), manifest.values["tasks"],
         dataclasses.asdict(config), repr(method),
         starts[name].trained_hash if name in starts else "",
       ]  # fmt: skip
@@ -178,9 +188,8 @@ def tune(
           cells.setdefault(name, {}).setdefault(task, []).append(curve)
           bar.advance(done)
   current = launch.current()
-  base = given["model"].dtypes()
   tuning_report.write(
-    output_dir, cells, {"command": current.command, "config": current.config, "base": base}
+    output_dir, cells, {"command": current.command, "config": current.config, "base": base.dtypes()}
   )
   return 0
 
@@ -325,7 +334,7 @@ class Tuner:
         f"{type(method.producer).__name__} tunes no phi: it cannot start from {method.start.run}"
       )
     spec = method.producer.spec(model) if method.start else None
-    parts = runs.build_parts(method.producer, model, encode, 0, mesh)
+    parts = systems.build_parts(method.producer, model, encode, 0, mesh)
     transform = method.optimizer.build(config.steps, parts.axes)
     state = step_lib.optimizer_shapes(transform, parts.trained, mesh)
     lying = step_lib.lies(parts.trained), step_lib.lies(state)

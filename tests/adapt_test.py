@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from hyperjax import adapt, adapters, predict, runs, sources
+from hyperjax import adapt, adapters, predict, runs, sources, systems
 from hyperjax.core.batch import Support
 from hyperjax.data import prompts, rows, vocabularies
 from hyperjax.hypermodels.gisting import GistingConfig
@@ -42,7 +42,7 @@ def base(tmp_path_factory):
 def run_of(base, monkeypatch, tmp_path):
   """Makes `runs.load` return a run with a given producer."""
   model, downstream, fingerprint, vocabulary = base
-  encode = runs.encoder(vocabulary)
+  encode = systems.encoder(vocabulary)
 
   def install(config=HYPER, inline=False, trained=("producer",)):
     producer = NoPhi() if config is None else config.build(downstream, encode, nnx.Rngs(3))

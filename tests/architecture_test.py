@@ -17,28 +17,29 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 MAX_LINES = 400
 MAX_ARGUMENTS = 8
 
-# A command is one module; `runs`, `progress` and `answers` are what they share.
+# A command is one module; `systems`, `runs`, `progress` and `answers` are what they share.
 COMMANDS = ("adapt", "cli", "compile", "convert", "doctor", "evaluate", "predict", "report")
-COMMANDS += ("train", "tune", "runs", "progress", "answers")
+COMMANDS += ("train", "tune", "systems", "runs", "progress", "answers")
 
 # Files of `evaluation` that score texts alone: tasks name their functions as metrics.
 METRICS = (["evaluation", "classification"], ["evaluation", "text_metrics"])
 
-# {room: rooms that it may import}; `sources` (names become local paths) and `storage` (folders here
-# and in buckets) lie below them all.
+# {room: rooms that it may import}; `sources` (names become local paths), `storage` (folders here
+# and in buckets) and `children` (processes) lie below them all.
 # `text_metrics` is a file of evaluation/ and a room of its own: tasks name their metrics.
 _LIBRARY = {"core", "models", "hypermodels", "sources", "storage"}
 ROOMS = {
   "core": {"core"},
   "sources": {"sources"},
   "storage": {"storage"},
+  "children": {"children"},
   "models": {"models", "core", "sources"},
   "hypermodels": _LIBRARY,
   "training": _LIBRARY | {"training"},
   "metrics": {"sources"},
   "evaluation": _LIBRARY | {"training", "evaluation", "metrics"},
   "adapters": _LIBRARY | {"adapters"},
-  "data": {"data", "core", "sources", "storage", "metrics"},
+  "data": {"data", "core", "sources", "storage", "children", "metrics"},
   "tasks": {"tasks", "data", "metrics"},
   "launch": {"launch", "storage"},
   "commands": _LIBRARY

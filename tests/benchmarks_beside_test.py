@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import json
 import operator
+import os
 import sys
 
 import jax
@@ -247,7 +248,7 @@ def test_a_process_that_fails_or_is_ended_is_named():
   with pytest.raises(RuntimeError, match="quick: ZeroDivisionError"):
     beside.Worker(contestant(functools.partial(operator.truediv, 1, 0)))
   with pytest.raises(RuntimeError, match="quick: its process was ended .exit status 3."):
-    beside.Worker(contestant(functools.partial(importlib.import_module("os")._exit, 3)))
+    beside.Worker(contestant(functools.partial(os._exit, 3)))
 
 
 def test_the_peak_of_memory_is_that_of_the_turn():

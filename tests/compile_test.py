@@ -12,7 +12,7 @@ import jax
 import pytest
 
 from hyperjax import compile as compile_lib
-from hyperjax import launch, runs, train
+from hyperjax import launch, systems, train
 from hyperjax.data import layouts
 from hyperjax.data.shapes import BatchShape
 from hyperjax.training import hlo_costs, topologies
@@ -86,7 +86,7 @@ def test_it_is_the_step_that_training_runs(tiny, tmp_path, monkeypatch):
 def test_parts_of_a_system_have_the_dtypes_of_tpus():
   """Whatever this machine has; where a dtype is named it is that one."""
   given = training()
-  parts = runs.abstract_parts(given.hypermodel, given.model, "tpu")
+  parts = systems.abstract_parts(given.hypermodel, given.model.abstract("tpu"))
   assert {leaf.dtype.name for leaf in jax.tree.leaves(parts.trained)} == {"float32"}
   assert parts.frozen["downstream"]["embed"].dtype.name == "bfloat16"
   wide, half = (training(f"DTYPE='{name}'").model for name in ("float32", "bfloat16"))

@@ -1,5 +1,6 @@
 """Sets what jax, TensorFlow, torch and tokenizers read from the environment as they start."""
 
+import importlib.metadata
 import os
 import pathlib
 
@@ -8,9 +9,11 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Compiling takes most of the tests' time, and LLVM's optimisations half of that; XLA's own passes,
 # and so the memory that a program needs, stay as they are. With 0 here, all is as users run it.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-# XLA's older emitter: unoptimised, its code compiles in a quarter of the time.
+# XLA's older emitter: unoptimised, its code compiles in a quarter of the time. The jaxlib that is
+# pinned from Python 3.12 on has it no more, and ends the process at a flag that it does not know.
 OLD_EMITTER = "--xla_cpu_use_fusion_emitters=false"
-if os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1":
+has_old_emitter = importlib.metadata.version("jaxlib").startswith("0.10.")
+if has_old_emitter and os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1":
   os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {OLD_EMITTER}"
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

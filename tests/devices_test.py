@@ -1,4 +1,4 @@
-"""Evaluation, tuning, adapters and predictions on eight virtual devices are those of one."""
+"""Commands on eight virtual devices have the results of one."""
 
 import json
 import os
@@ -8,27 +8,31 @@ import sys
 import numpy as np
 import pytest
 
-from hyperjax import adapt, adapters, evaluate, predict, tune
+from hyperjax import adapt, adapters, evaluate, predict, train, tune
 from hyperjax.evaluation import report
+from hyperjax.training import metrics_writer
 from tests import tiny as tiny_lib
 from tests.baselines_test import gin_of
 
 tiny = tiny_lib.fixture
-COMMANDS = {"evaluate": evaluate, "tune": tune, "adapt": adapt, "predict": predict}
+COMMANDS = {
+  "train": train, "evaluate": evaluate, "tune": tune, "adapt": adapt, "predict": predict
+}  # fmt: skip
 # Both kinds of parameters' axes, and episodes over two of them.
 MESH = {"MESH_DATA": 2, "MESH_FSDP": 2, "MESH_TENSOR": 2}
 # One process for all of them: importing takes longer than they do. It prints what each device holds
 # of a kernel of every model that they load.
 PROGRAM = """
 import importlib, json, sys
+import jax
 from hyperjax import runs
 
 load = runs.ModelConfig.load
 
 def shown(self, mesh=None):
   model, fingerprint = load(self, mesh)
-  kernel = model.decoder.self.q[...]
-  print("held", json.dumps(kernel.sharding.shard_shape(kernel.shape)))
+  kernel = jax.tree.leaves(model.decoder.self.q[...])[0]
+  print("held", json.dumps([kernel.dtype.name, *kernel.sharding.shard_shape(kernel.shape)]))
   return model, fingerprint
 
 runs.ModelConfig.load = shown
@@ -38,20 +42,38 @@ for name, arguments in json.loads(sys.argv[1]):
 """
 
 
-def calls(tiny, shared, out, mesh: dict, devices: int) -> list[tuple[str, list[str]]]:
+Call = tuple[str, list[str]]
+
+
+def on_eight(tiny, calls: list[Call]) -> list[list]:
+  """Runs commands on eight devices; what each of these holds of every model: dtype and shape."""
+  flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
+  done = subprocess.run(
+    [sys.executable, "-c", PROGRAM, json.dumps(calls)], cwd=tiny_lib.ROOT,
+    env={**tiny.environment(), "XLA_FLAGS": flags}, check=True, text=True, stdout=subprocess.PIPE,
+  )  # fmt: skip
+  return [json.loads(line[5:]) for line in done.stdout.splitlines() if line.startswith("held ")]
+
+
+def gin(file: str, given: dict) -> list[str]:
+  return [f"--gin_file={file}", *(f"--gin.{name}={value}" for name, value in given.items())]
+
+
+def evaluation(run, out, mesh: dict) -> Call:
+  return "evaluate", gin("runs/evaluate.gin", {
+    "EVAL_OUTPUT_DIR": out / "report", "RUNS": {"hyperllama": str(run)}, "NUM_SHOTS": 3,
+    "NUM_QUERIES": 4, "MAX_QUERIES": 12, "SEEDS": "(0,)", "BATCH_SIZE": 4, "MAX_SHAPES": 1, **mesh,
+  })  # fmt: skip
+
+
+def calls(tiny, shared, out, mesh: dict, devices: int) -> list[Call]:
   """(command, arguments): what one device and eight are given."""
-  gin = lambda file, given: [
-    f"--gin_file={file}", *(f"--gin.{name}={value}" for name, value in {**given, **mesh}.items())
-  ]
   return [
-    ("evaluate", gin("runs/evaluate.gin", {
-      "EVAL_OUTPUT_DIR": out / "report", "RUNS": {"hyperllama": str(tiny.run)}, "NUM_SHOTS": 3,
-      "NUM_QUERIES": 4, "MAX_QUERIES": 12, "SEEDS": "(0,)", "BATCH_SIZE": 4, "MAX_SHAPES": 1,
-    })),
+    evaluation(tiny.run, out, mesh),
     ("tune", gin("runs/tune.gin", {
       "TUNE_OUTPUT_DIR": out / "tuned", "RUN": tiny.run, "SHARED": shared, "TUNE_STEPS": 3,
       "MEASURE": (0, 3), "NUM_EXAMPLES": 6, "NUM_SHOTS": 3, "BATCH_SIZE": 4, "MAX_QUERIES": 8,
-      "PREFIX_LENGTH": 2, "TASKS": ["held_out.held_choice"],
+      "PREFIX_LENGTH": 2, "TASKS": ["held_out.held_choice"], **mesh,
     })),
     ("adapt", [
       "--checkpoint", str(tiny.run), "--examples", str(out.parent / "examples.json"), "--out",
@@ -80,21 +102,14 @@ def both(tiny, tmp_path_factory):
     folder.mkdir()
   for name, given in calls(tiny, shared, one, {}, 1):
     assert COMMANDS[name].main(given) == 0, name
-  flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
-  done = subprocess.run(
-    [sys.executable, "-c", PROGRAM, json.dumps(calls(tiny, shared, eight, MESH, 2))],
-    cwd=tiny_lib.ROOT, env={**tiny.environment(), "XLA_FLAGS": flags}, check=True, text=True,
-    stdout=subprocess.PIPE,
-  )  # fmt: skip
-  held = [json.loads(line[5:]) for line in done.stdout.splitlines() if line.startswith("held ")]
   # Of layers 2, model 32, heads 4 of 16: fsdp 2 x tensor 2, and tensor 2 alone.
-  assert held == [[2, 16, 2, 16]] * 2 + [[2, 32, 2, 16]] * 2
+  held = on_eight(tiny, calls(tiny, shared, eight, MESH, 2))
+  assert held == [["float32", 2, 16, 2, 16]] * 2 + [["float32", 2, 32, 2, 16]] * 2
   return one, eight
 
 
-@pytest.mark.pods
-def test_an_evaluation_has_the_same_records(both):
-  one, eight = (report.read_records(folder / "report") for folder in both)
+def assert_same_records(folders) -> None:
+  one, eight = (report.read_records(folder / "report") for folder in folders)
   assert one.keys() == eight.keys() and len(one) == 6
   apart = lambda records: ([r["log_likelihood"] for r in records],
                            [{**r, "log_likelihood": 0} for r in records])  # fmt: skip
@@ -103,6 +118,30 @@ def test_an_evaluation_has_the_same_records(both):
     assert rest == theirs and len(rest) == 24, method
     np.testing.assert_allclose(left, right, rtol=1e-4, err_msg=method)
   assert len({r["prediction"] for records in one.values() for r in records}) > 3
+
+
+@pytest.mark.pods
+def test_an_evaluation_has_the_same_records(both):
+  assert_same_records(both)
+
+
+@pytest.mark.pods
+def test_a_base_in_8_bits_is_trained_on_and_asked_with_the_same_results(tiny, tmp_path):
+  given = {"BASE_BITS": 8, "TRAIN_STEPS": 3, "WARMUP_STEPS": 1, "BATCH_SIZE": 4, "MAX_BUCKETS": 1}
+  one, eight = folders = tmp_path / "one", tmp_path / "eight"
+  commands = lambda out, mesh: [
+    ("train", tiny.arguments(out / "run", **given, **mesh)), evaluation(out / "run", out, mesh)
+  ]
+  for name, arguments in commands(one, {}):
+    assert COMMANDS[name].main(arguments) == 0, name
+  assert on_eight(tiny, commands(eight, MESH)) == [["int8", 2, 16, 2, 16]] * 2
+  losses = [
+    [line["loss"] for line in metrics_writer.read(folder / "run" / "metrics.jsonl")]
+    for folder in folders
+  ]
+  assert len(losses[0]) == 3
+  np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
+  assert_same_records(folders)
 
 
 @pytest.mark.pods

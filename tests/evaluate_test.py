@@ -269,7 +269,19 @@ def test_a_dry_run_scores_nothing(tiny, tmp_path, capsys):
   assert evaluate.main(arguments(out, {"hyperllama": tiny.run}, "--dry_run")) == 0
   text = capsys.readouterr().out
   assert "zero_shot, in_context, hyperllama, 3 controls" in text and "held_out in" in text
+  assert "devices    data 1 x fsdp 1 x tensor 1: 1, where this machine has 1\n" in text
   assert not out.exists()
+
+
+def test_a_dry_run_checks_mesh_and_batch_as_the_run_does(tiny, tmp_path, capsys, monkeypatch):
+  three = jax.devices()[:1] * 3
+  monkeypatch.setattr(jax, "devices", lambda: three)
+  ask = lambda *more, **macros: tiny_lib.refused(capsys, evaluate.main(
+    arguments(tmp_path / "report", {"hyperllama": tiny.run}, *more, **macros)
+  ))  # fmt: skip
+  for more in (["--dry_run"], []):
+    assert ask(*more, MESH_FSDP=2).startswith("a mesh of data 1 x fsdp 2 x tensor 1 does not fit 3")
+    assert ask(*more).startswith("4 episodes cannot be shared out evenly over data 3 x fsdp 1: ")
 
 
 # ---- Adapters ------------------------------------------------------------------------------------
@@ -368,8 +380,8 @@ def test_an_adapter_for_something_else_is_refused(tiny, adapter, tmp_path, capsy
 def test_an_adapter_alone_needs_a_data_file(tiny, adapter, tmp_path, capsys):
   status = evaluate.main(arguments(tmp_path / "out", {"hyperllama": adapter}))
   assert tiny_lib.refused(capsys, status) == (
-    f"{adapter} is an adapter, which names no tasks: name a data file and runs/evaluate_on.gin, or "
-    "a run as evaluate.hypermodel"
+    f"{adapter} names no held-out tasks, like all adapters and runs on running text: name a data "
+    "file and runs/evaluate_on.gin, or another run as evaluate.hypermodel"
   )
   assert evaluate.main([*alone(tiny, tmp_path / "out", adapter), "--dry_run"]) == 0
   assert "zero_shot, in_context, mine, 1 control" in capsys.readouterr().out

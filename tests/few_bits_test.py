@@ -1,5 +1,6 @@
 """Runs on a frozen base in 8 bits (gin: BASE_BITS), by the commands and for every system."""
 
+import dataclasses
 import json
 import pathlib
 
@@ -9,9 +10,10 @@ import pytest
 from flax import nnx
 
 from benchmarks import few_bits
-from hyperjax import adapt, adapters, evaluate, launch, predict, runs, tune
+from hyperjax import adapt, adapters, evaluate, launch, predict, runs, systems, tune
 from hyperjax import compile as compile_lib
 from hyperjax.core import quantised
+from hyperjax.data.caclm import CaclmConfig
 from tests import tiny as tiny_lib
 from tests.baselines_test import gin_of
 
@@ -29,19 +31,19 @@ def training(model: str, system: str, *bindings: str) -> compile_lib.Training:
   return compile_lib.Training.of(given)
 
 
-@pytest.mark.parametrize("bits, backend, least, most", [
-  (8, "cpu", 0.5, 0.51), (8, "tpu", 0.5, 0.51), (4, "cpu", 0.53, 0.54), (4, "tpu", 0.28, 0.29),
+@pytest.mark.parametrize("bits, packed, least, most", [
+  (8, False, 0.5, 0.51), (8, True, 0.5, 0.51), (4, False, 0.53, 0.54), (4, True, 0.28, 0.29),
 ])  # fmt: skip
 @pytest.mark.parametrize("model, system, numbers", [
   ("smollm2_135m", "hyperllama", 134_515_008), ("t5_1_1_small", "gisting_t5", 76_961_152),
 ])  # fmt: skip
 def test_the_base_takes_half_the_bytes_of_half_precision(
-  model, system, numbers, bits, backend, least, most, monkeypatch
+  model, system, numbers, bits, packed, least, most, monkeypatch
 ):
   given = training(model, system, f"BASE_BITS={bits}", "DTYPE='bfloat16'")
-  frozen = runs.abstract_parts(given.hypermodel, given.model).frozen
+  frozen = systems.abstract_parts(given.hypermodel, given.model.abstract()).frozen
   assert quantised.numbers(frozen) == numbers
-  monkeypatch.setattr(jax, "default_backend", lambda: backend)
+  monkeypatch.setattr(quantised, "packs", lambda: packed)
   assert least < quantised.stored_bytes(frozen) / (2 * numbers) < most
 
 
@@ -58,7 +60,7 @@ def test_the_base_takes_half_the_bytes_of_half_precision(
 def test_a_system_that_leaves_the_base_frozen_has_its_gradient(model, system, bindings):
   """Traced, not run: nothing of it asks for another kind of weights."""
   given = training(model, system, *bindings)
-  parts = runs.abstract_parts(given.hypermodel, given.model)
+  parts = systems.abstract_parts(given.hypermodel, given.model.abstract())
   batch = given.batch(given.largest_shape)
 
   def loss(trained, frozen, batch):
@@ -178,6 +180,19 @@ def test_the_benchmark_asks_what_training_watched(tiny):
     assert few[name] == pytest.approx(full[name], rel=0.05, abs=0.1)
   assert full["queries"] == few["queries"] == 16
   assert full["of_bfloat16"] == 2 and few["of_bfloat16"] < 0.6
+
+
+@pytest.mark.parametrize("nothing", [{"held_out": None}, {"episodes": CaclmConfig()}])
+def test_a_run_without_tasks_to_ask_is_named_by_the_benchmark(tiny, capsys, monkeypatch, nothing):
+  given = runs.configured(tiny.run)
+  data = dataclasses.replace(given["data"], **nothing)
+  monkeypatch.setattr(runs, "configured", lambda _: {**given, "data": data})
+  monkeypatch.setattr("sys.argv", ["few_bits", "--run", str(tiny.run)])
+  assert few_bits.main() == 1
+  assert capsys.readouterr().err == (
+    f"benchmarks.few_bits: {tiny.run} was trained without held-out tasks, or on running text, "
+    "which has none: name another --run\n"
+  )
 
 
 def test_the_same_parameters_may_train_on_without_bits(tiny, run, tmp_path):

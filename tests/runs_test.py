@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hyperjax import launch, runs
+from hyperjax import launch, runs, systems
 from hyperjax.core.batch import Support
 from hyperjax.data import vocabularies
 from hyperjax.evaluation import scoring
@@ -30,8 +30,8 @@ def test_a_run_has_the_parameters_of_its_newest_checkpoint(tiny, given):
   saved = tiny_lib.saved(tiny.run)
   name = "['trained']['producer']['gist']"
   np.testing.assert_array_equal(run.producer.gist[...], saved[name])
-  initial = runs.build_parts(
-    given["hypermodel"], run.downstream, runs.encoder(run.vocabulary), given["run"].seed
+  initial = systems.build_parts(
+    given["hypermodel"], run.downstream, systems.encoder(run.vocabulary), given["run"].seed
   ).trained
   assert np.abs(initial["producer"]["gist"] - saved[name]).max() > 1e-3
   assert run.provenance == {
@@ -83,29 +83,6 @@ def test_a_folder_without_a_whole_run_is_refused(tiny, tmp_path, contents, messa
 def test_another_model_is_refused(tiny):
   with pytest.raises(ValueError, match="was trained on a frozen model with fingerprint"):
     runs.load(tiny.run, source="random")
-
-
-def test_shapes_without_arrays_are_those_of_the_arrays(tiny, given):
-  abstract = runs.abstract_parts(given["hypermodel"], given["model"])
-  downstream, _ = given["model"].load()
-  vocabulary = vocabularies.load(tiny.model)
-  parts = runs.build_parts(given["hypermodel"], downstream, runs.encoder(vocabulary), 0)
-  for name in ("trained", "frozen"):
-    one, other = getattr(abstract, name), getattr(parts, name)
-    assert jax.tree.structure(one) == jax.tree.structure(other)
-    assert [(x.shape, x.dtype) for x in jax.tree.leaves(one)] == [
-      (x.shape, x.dtype) for x in jax.tree.leaves(other)
-    ]
-    assert all(isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves(one))
-
-
-def test_the_seed_draws_the_initial_values(tiny, given):
-  downstream, _ = given["model"].load()
-  encode = runs.encoder(vocabularies.load(tiny.model))
-  draw = lambda seed: runs.build_parts(given["hypermodel"], downstream, encode, seed).trained
-  gist = lambda seed: np.asarray(draw(seed)["producer"]["gist"])
-  np.testing.assert_array_equal(gist(3), gist(3))
-  assert np.abs(gist(3) - gist(4)).max() > 1e-4
 
 
 def test_a_dtype_is_chosen_for_this_machine(given):

@@ -10,7 +10,7 @@ import tokenizers
 from flax import nnx
 from tokenizers import processors
 
-from hyperjax import adapt, adapters, convert, predict, runs, sources
+from hyperjax import adapt, adapters, convert, predict, runs, sources, systems
 from hyperjax.core.batch import Support
 from hyperjax.data import layouts, loader, prompts, rows, vocabularies
 from hyperjax.data.episodes import Query
@@ -170,7 +170,7 @@ SYSTEMS = {
 def test_the_adapter_is_the_producers_phi_and_answers_alike(
   folder, model, base, vocabulary, tmp_path, capsys, monkeypatch, name
 ):
-  producer = SYSTEMS[name].build(model, runs.encoder(vocabulary), nnx.Rngs(3))
+  producer = SYSTEMS[name].build(model, systems.encoder(vocabulary), nnx.Rngs(3))
   the_run = runs.Run(
     tmp_path / "run", runs.ModelConfig(CONFIG, str(folder), dtype="float32"), model, producer, 7,
     vocabulary, PROMPT, base.fingerprint, "", False, ("producer",), {"hypermodel": name, "step": 7},

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from hyperjax import launch, runs, train
+from hyperjax import launch, systems, train
 from hyperjax.core.batch import Batch, DecoderQuery, Support
 from hyperjax.data.episodes import TrainStream
 from hyperjax.data.manifest import Manifest
@@ -73,7 +73,7 @@ def test_the_quickstarts_training_step_needs_less_than_three_gigabytes(dtype, we
   given = launch.arguments(
     ["examples/quickstart.gin"], "hyperjax.train", "train", bindings=[f"DTYPE={dtype!r}"]
   )
-  parts = runs.abstract_parts(given["hypermodel"], given["model"])
+  parts = systems.abstract_parts(given["hypermodel"], given["model"].abstract())
   transform = given["optimizer"].build(given["run"].steps, parts.axes)
   state = jax.eval_shape(transform.init, parts.trained)
   episodes, rows = given["data"].episodes, given["run"].batch_size
@@ -255,7 +255,7 @@ def test_ctrl_c_before_training_is_one_line(tiny, tmp_path, capsys, monkeypatch)
   def interrupted(*_, **__):
     raise KeyboardInterrupt
 
-  monkeypatch.setattr(train.runs, "build_parts", interrupted)
+  monkeypatch.setattr(train.systems, "build_parts", interrupted)
   assert tiny.train(tmp_path / "run") == 130
   assert capsys.readouterr().err == "interrupted; the same command starts again where it can\n"
   assert not (tmp_path / "run").exists()
@@ -361,6 +361,32 @@ def test_a_wrong_value_is_named_before_anything_is_built(tiny, tmp_path, capsys,
   status = tiny.train(tmp_path / "run", "--dry_run", **values)
   assert message in tiny_lib.refused(capsys, status)
   assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("values, message", [
+  (dict(MESH_FSDP=2), "a mesh of data 1 x fsdp 2 x tensor 1 does not fit 3 devices (gin: "),
+  (dict(), "2 episodes cannot be shared out evenly over data 3 x fsdp 1: BATCH_SIZE (each part of"),
+  ({"MESH_FSDP": 3, "BATCH_SIZE": 6, "train.RunConfig.accumulate": 6}, "1 episodes cannot be"),
+])  # fmt: skip
+@pytest.mark.parametrize("more", [["--dry_run"], []], ids=["planned", "begun"])
+def test_a_mesh_or_batch_that_does_not_fit_is_refused_before_work(
+  tiny, tmp_path, capsys, monkeypatch, values, message, more
+):
+  three = jax.devices()[:1] * 3
+  monkeypatch.setattr(jax, "devices", lambda: three)
+  refused = tiny_lib.refused(capsys, tiny.train(tmp_path / "run", *more, **values))
+  assert refused.startswith(message) and not any(tmp_path.iterdir())
+
+
+def test_a_run_for_a_larger_machine_is_planned_here(tiny, tmp_path, capsys):
+  plan = lambda episodes: tiny.train(
+    tmp_path / "run", "--dry_run", MESH_DATA=1, MESH_FSDP=64, BATCH_SIZE=episodes
+  )
+  assert plan(128) == 0
+  out = capsys.readouterr().out
+  assert "devices     data 1 x fsdp 64 x tensor 1: 64, where this machine has 1\n" in out
+  message = tiny_lib.refused(capsys, plan(100))
+  assert message.startswith("100 episodes cannot be shared out evenly over data 1 x fsdp 64: ")
 
 
 def test_a_warm_up_as_long_as_the_run_is_refused(tiny, tmp_path, capsys):

@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import pytest
 
+from hyperjax import runs, tune
 from hyperjax.core.sharding import MeshConfig
 from hyperjax.data import layouts, loader
 from hyperjax.data.manifest import Manifest
@@ -12,8 +13,11 @@ from hyperjax.hypermodels.prompts import GistTokens, SoftPromptConfig
 from hyperjax.hypermodels.tuned import FullConfig
 from hyperjax.training.optimizers import AdamW, Schedule
 from hyperjax.tune import Bench, Method, Start, TuneConfig, Tuner
+from tests import tiny as tiny_lib
 from tests.data.fakes import Bytes, numbered, write_folder
 from tests.models import tiny, tiny_t5
+
+setting = tiny_lib.fixture
 
 
 @pytest.mark.parametrize("split", ["train", "support_0"])
@@ -67,3 +71,27 @@ def test_nothing_that_is_tuned_on_or_read_is_cut(tmp_path):
         assert cut == (0, 0, 0, 0), task
     seen = sum(int((batch.weights.sum(-1) > 0).sum()) for batch in bench.steps(task, 0, 40))
     assert seen == 12 * 4
+
+
+def test_a_dry_run_checks_the_devices_as_the_run_does(setting, tmp_path, capsys, monkeypatch):
+  ask = lambda *more: tune.main([
+    "--gin_file=runs/tune_baselines.gin", f"--gin.RUN={setting.run}",
+    f"--gin.TUNE_OUTPUT_DIR={tmp_path / 'out'}", *more,
+  ])  # fmt: skip
+  assert ask("--dry_run") == 0
+  out = capsys.readouterr().out
+  assert "devices    data 1 x fsdp 1 x tensor 1: 1, where this machine has 1\n" in out
+  three = jax.devices()[:1] * 3
+  monkeypatch.setattr(jax, "devices", lambda: three)
+  for more in (["--dry_run"], []):
+    message = tiny_lib.refused(capsys, ask("--gin.MESH_DATA=-1", "--gin.MESH_TENSOR=2", *more))
+    assert message.startswith("a mesh of data 1 x fsdp 1 x tensor 2 does not fit 3 devices")
+  assert not any(tmp_path.iterdir())
+
+
+def test_a_run_without_held_out_tasks_is_refused(setting, monkeypatch):
+  given = runs.configured(setting.run)
+  data = dataclasses.replace(given["data"], held_out=None)
+  monkeypatch.setattr(runs, "configured", lambda _: {**given, "data": data})
+  with pytest.raises(ValueError, match="run was trained without held-out tasks: .*tune.tune.data"):
+    tune.tune(output_dir="none", run="run", methods={}, config=TuneConfig())

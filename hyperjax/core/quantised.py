@@ -4,6 +4,7 @@ They are dequantised where they are used, a layer at a time. qwix is imported wh
 something to do for it, by nobody else.
 """
 
+import functools
 import math
 from typing import Any, Protocol, runtime_checkable
 
@@ -86,11 +87,17 @@ def numbers(tree: Any) -> int:
 
 
 def stored_bytes(tree: Any) -> int:
-  """The bytes that the arrays of a tree, or of their shapes, take on this machine's devices: two
-  numbers of 4 bits share one, except on CPUs."""
+  """The bytes that the arrays of a tree, or of their shapes, take on this machine's devices."""
   return sum(math.prod(x.shape) * _bits(x.dtype) for x in jax.tree.leaves(tree)) // 8
 
 
 def _bits(dtype: Any) -> int:
-  packed = jnp.issubdtype(dtype, jnp.integer) and jax.default_backend() != "cpu"
+  packed = jnp.issubdtype(dtype, jnp.integer) and packs()
   return jnp.iinfo(dtype).bits if packed else 8 * dtype.itemsize
+
+
+@functools.cache
+def packs() -> bool:
+  """Whether two numbers of 4 bits share a byte on this machine's devices; on CPUs the jaxlib
+  decides (0.12.0.1 packs, 0.10.2 does not)."""
+  return jnp.zeros(64, jnp.int4).on_device_size_in_bytes() == 32

@@ -70,27 +70,51 @@ class MeshConfig:
       ValueError: the sizes do not multiply to the number of devices; or the TPU chips asked for are
         no block of their torus.
     """
-    sizes = [self.data, self.fsdp, self.tensor]
-    fixed = math.prod(size for size in sizes if size != -1)
     if devices is None:
-      asked = fixed if -1 not in sizes and jax.process_count() == 1 else None
-      devices = jax.devices()[:asked]
+      whole = -1 in dataclasses.astuple(self) or jax.process_count() > 1
+      devices = jax.devices()[: None if whole else self._named]
     devices = list(devices)
-    shape = [len(devices) // fixed if size == -1 else size for size in sizes]
-    if math.prod(shape) != len(devices):
+    return _over(devices, self._shape(len(devices)), "gin: MESH_DATA, MESH_FSDP, MESH_TENSOR")
+
+  def planned(self) -> Mesh | AbstractMesh:
+    """What a dry run checks, which may be of a run on another machine: the mesh that `build` makes;
+    where the sizes that are named need more devices than there are, the smallest that has them.
+
+    Raises:
+      ValueError: as `build`.
+    """
+    if self._named <= len(jax.devices()):
+      return self.build()
+    return AbstractMesh(self._shape(self._named), MESH_AXES, (AxisType.Auto,) * 3)
+
+  @property
+  def _named(self) -> int:
+    """The fewest devices that there can be."""
+    return math.prod(size for size in dataclasses.astuple(self) if size != -1)
+
+  def _shape(self, devices: int) -> tuple[int, ...]:
+    """The sizes on so many devices."""
+    left = devices // self._named
+    shape = tuple(left if size == -1 else size for size in dataclasses.astuple(self))
+    if math.prod(shape) != devices:
       raise ValueError(
-        f"a mesh of data {shape[0]} x fsdp {shape[1]} x tensor {shape[2]} does not fit "
-        f"{len(devices)} devices (gin: MESH_DATA, MESH_FSDP, MESH_TENSOR)"
+        f"a mesh of data {shape[0]} x fsdp {shape[1]} x tensor {shape[2]} does not fit {devices} "
+        "devices (gin: MESH_DATA, MESH_FSDP, MESH_TENSOR)"
       )
-    # Torus axes are split where no whole ones fit, as tensor 4 on v6e 8x8: jax.make_mesh refuses.
-    try:
-      ordered = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
-    except AssertionError as error:  # how JAX says that the chips' coordinates have a hole
-      raise ValueError(
-        f"the first {len(devices)} chips are no block of their torus: use all of them, or a power "
-        "of two (gin: MESH_DATA, MESH_FSDP, MESH_TENSOR)"
-      ) from error
-    return Mesh(ordered, MESH_AXES, axis_types=(AxisType.Auto,) * 3)
+    return shape
+
+
+def _over(devices: Sequence[Any], shape: Sequence[int], setting: str) -> Mesh:
+  """A mesh of devices, all of which it takes; `setting` is where their number is set."""
+  # Torus axes are split where no whole ones fit, as tensor 4 on v6e 8x8: jax.make_mesh refuses.
+  try:
+    ordered = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+  except AssertionError as error:  # how JAX says that the chips' coordinates have a hole
+    raise ValueError(
+      f"the first {len(devices)} chips are no block of their torus: use all of them, or a power of "
+      f"two ({setting})"
+    ) from error
+  return Mesh(ordered, MESH_AXES, axis_types=(AxisType.Auto,) * 3)
 
 
 def sharing(devices: int) -> Mesh:
@@ -98,12 +122,12 @@ def sharing(devices: int) -> Mesh:
   files, which may have one episode only.
 
   Raises:
-    ValueError: there are not so many.
+    ValueError: there are not so many, or these TPU chips are no block of their torus.
   """
   here = jax.devices()
   if not 1 <= devices <= len(here):
     raise ValueError(f"--devices must be in 1..{len(here)}, this machine's devices, not {devices}")
-  return MeshConfig(1, 1, devices).build(here[:devices])
+  return _over(here[:devices], (1, 1, devices), "--devices")
 
 
 def partition(axes: Sequence[str | None], rules: Rules = RULES) -> PartitionSpec:

@@ -13,12 +13,12 @@ import itertools
 import multiprocessing
 import os
 import signal
-import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from hyperjax import children
 from hyperjax.data.prompts import PromptFormat
 from hyperjax.data.store import Chunk
 
@@ -141,13 +141,8 @@ def _start(function) -> None:
   os.environ["TOKENIZERS_PARALLELISM"] = "false"
   gc.disable()  # nothing here has cycles, and looking for them takes a third of the time
   signal.signal(signal.SIGINT, signal.SIG_IGN)
-  threading.Thread(target=_end_with_parent, daemon=True).start()
+  children.end_with_parent()
 
 
 def _work(rows: Rows) -> Chunk:
   return _function(rows)
-
-
-def _end_with_parent() -> None:
-  multiprocessing.parent_process().join()
-  os._exit(1)

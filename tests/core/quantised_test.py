@@ -123,9 +123,9 @@ def test_weights_and_bytes_are_counted(monkeypatch):
   for counted in (tree, jax.eval_shape(lambda: tree)):
     assert quantised.numbers(counted) == 2 * 64 * 6 + 10 * 64 + 3
     rest = 10 * 64 + 4 * 10 + 4 * 3 + 2 * (2 * 2 * 6)
-    assert quantised.stored_bytes(counted) == 2 * 64 * 6 + rest
-    with monkeypatch.context() as patch:
-      patch.setattr(jax, "default_backend", lambda: "tpu")
-      assert quantised.stored_bytes(counted) == 2 * 64 * 6 // 2 + rest
+    for packed, kernel in ((False, 2 * 64 * 6), (True, 2 * 64 * 6 // 2)):
+      with monkeypatch.context() as patch:
+        patch.setattr(quantised, "packs", lambda packed=packed: packed)
+        assert quantised.stored_bytes(counted) == kernel + rest
   on_device = sum(x.on_device_size_in_bytes() for x in jax.tree.leaves(tree))
   assert quantised.stored_bytes(tree) == on_device

@@ -154,8 +154,36 @@ def test_chips_that_are_no_block_of_their_torus_are_refused(monkeypatch):
   monkeypatch.setattr(sharding, "Mesh", lambda chips, *_, **__: made.append(chips.shape) or here)
   MeshConfig(1, 1, 4).build()
   assert made == [(1, 1, 4)]
-  with pytest.raises(ValueError, match="first 3 chips are no block of their torus: use all"):
+  message = "first 3 chips are no block of their torus: use all of them, or a power of two "
+  with pytest.raises(ValueError, match=rf"{message}\(gin: MESH_DATA, MESH_FSDP, MESH_TENSOR\)$"):
     MeshConfig(1, 1, 3).build()
+  sharding.sharing(2)
+  assert made[1:] == [(1, 1, 2)]
+  with pytest.raises(ValueError, match=rf"{message}\(--devices\)$"):
+    sharding.sharing(3)
+
+
+@pytest.mark.parametrize("sizes, planned", [
+  ((-1, 1, 1), (3, 1, 1)), ((1, 3, 1), (1, 3, 1)),  # as here
+  ((2, 4, 2), (2, 4, 2)), ((-1, 16, 1), (1, 16, 1)), ((1, -1, 4), (1, 1, 4)),  # as elsewhere
+])  # fmt: skip
+def test_a_run_on_a_larger_machine_can_be_planned(sizes, planned, monkeypatch):
+  three = jax.devices()[:1] * 3
+  monkeypatch.setattr(jax, "devices", lambda: three)
+  mesh = MeshConfig(*sizes).planned()
+  assert tuple(mesh.shape.values()) == planned and tuple(mesh.shape) == MESH_AXES
+  if mesh.size > 3:
+    assert isinstance(mesh, AbstractMesh)
+    with pytest.raises(ValueError, match="does not fit 3 devices"):
+      MeshConfig(*sizes).build()
+
+
+def test_what_does_not_fit_here_is_not_planned_either(monkeypatch):
+  three = jax.devices()[:1] * 3
+  monkeypatch.setattr(jax, "devices", lambda: three)
+  for make in (MeshConfig(fsdp=2).build, MeshConfig(fsdp=2).planned):
+    with pytest.raises(ValueError, match="data 1 x fsdp 2 x tensor 1 does not fit 3 devices"):
+      make()
 
 
 def test_any_one_axis_may_take_what_the_others_leave():

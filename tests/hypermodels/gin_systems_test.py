@@ -4,7 +4,7 @@ import jax
 import pytest
 from flax import nnx
 
-from hyperjax import launch, runs
+from hyperjax import launch, systems
 from hyperjax.hypermodels.gisting_t5 import FullGistingT5Config, GistingT5Config
 from hyperjax.hypermodels.heads import EmitLowRank, EmitPrefix, HeadsConfig
 from hyperjax.hypermodels.hyperllama_lora import HyperLlamaLoRAConfig
@@ -39,8 +39,8 @@ def test_a_t5_system(system, kind, train):
   """Nothing is read of a model that is not there."""
   arguments = given("t5_1_1_small", system, "MODEL_SOURCE='not_there'", "VOCABULARY='neither'")
   config, model = arguments["hypermodel"], arguments["model"]
-  assert type(config) is kind and runs.trained_parts(config) == train
-  parts = runs.abstract_parts(config, model)
+  assert type(config) is kind and systems.trained_parts(config) == train
+  parts = systems.abstract_parts(config, model.abstract())
   assert parts.trained.keys() == set(train)
   size = number(jax.tree.leaves(nnx.state(model.abstract())))
   assert number(parts.frozen) == (0 if len(train) == 2 else size)
@@ -57,7 +57,7 @@ def test_hyperllama_lora():
   arguments = given("smollm2_135m", "hyperllama_lora", "EMIT_RANK=4")
   config = arguments["hypermodel"]
   assert type(config) is HyperLlamaLoRAConfig and config.emit.rank == 4
-  parts = runs.abstract_parts(config, arguments["model"])
+  parts = systems.abstract_parts(config, arguments["model"].abstract())
   assert parts.trained["producer"]["gist"].shape == (4, 576)
   assert 0 < number(parts.trained) < number(parts.frozen) / 10
 
@@ -87,7 +87,7 @@ body/t5.T5Config:
     assert isinstance(config.architecture, T5Config) and config.architecture.d_model == 8
     assert config.architecture != arguments["model"].architecture
     assert config.source == "random"
-    assert number(runs.abstract_parts(config, arguments["model"]).trained) > 0
+    assert number(systems.abstract_parts(config, arguments["model"].abstract()).trained) > 0
 
 
 def test_without_a_body_a_llama_downstream_is_refused_with_the_macros_to_set():

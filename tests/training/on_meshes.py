@@ -20,7 +20,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from hyperjax import runs
+from hyperjax import systems
 from hyperjax.core import attention, masks, sharding
 from hyperjax.core.attention import devices, splash
 from hyperjax.core.phi import Prefix
@@ -45,7 +45,7 @@ def system(folder, loop, mesh, bits=None):
   loaded = families.load(folder, mesh=mesh, **given)
   graph = nnx.graphdef(families.abstract(loaded.config, remat="full", **given))
   config = HyperLlamaConfig(GistConfig(num_gist=3, sink_text="a"), rank=2, loop=loop)
-  return runs.build_parts(config, nnx.merge(graph, loaded.params), tiny.encode, 0, mesh)
+  return systems.build_parts(config, nnx.merge(graph, loaded.params), tiny.encode, 0, mesh)
 
 
 def train(parts, mesh, start):

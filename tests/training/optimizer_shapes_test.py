@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
-from hyperjax import launch, runs
+from hyperjax import launch, systems
 from hyperjax.core import sharding
 from hyperjax.training import step
 from hyperjax.training.optimizers import Adafactor, AdamW, Schedule
@@ -41,7 +41,7 @@ def hypert5_xxl():
     ["data/lexical.gin", "pods/hypert5_lora_xxl_v5e_8x8.gin"], "hyperjax.train", "train",
     bindings=["DATA_DIR='d'", "MODEL_DIR='m'", "TRAIN_STEPS=100"],
   )  # fmt: skip
-  parts = runs.abstract_parts(given["hypermodel"], given["model"], "tpu")
+  parts = systems.abstract_parts(given["hypermodel"], given["model"].abstract("tpu"))
   return sharding.abstract(parts.trained, parts.axes, mesh(1, DEVICES, 1)), parts.axes
 
 
