@@ -171,3 +171,13 @@ class RMSNorm(nnx.Module):
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     wide = wide * jax.lax.rsqrt(jnp.mean(wide * wide, -1, keepdims=True) + self.epsilon)
     return (wide * self.scale[...].astype(wide.dtype)).astype(x.dtype)
+
+
+def written(
+  cache: Sequence[Array], new: Sequence[Array], index: Int[Array, ""] | int, axis: int
+) -> tuple[Array, ...]:
+  """Arrays with others written into them, from `index` of an axis on."""
+  write = jax.lax.dynamic_update_slice_in_dim
+  return tuple(
+    write(old, own.astype(old.dtype), index, axis) for old, own in zip(cache, new, strict=True)
+  )

@@ -24,6 +24,8 @@ from hyperjax.data.layouts import Layout
 from hyperjax.data.shapes import BatchShape, Lengths
 
 _MAX_SHAPES = 6
+# A step of decoding takes about as long as so many tokens that are read at once.
+_STEP_TOKENS = 4
 # A program takes about as long to compile as so many tokens take to compute: a shape that saves
 # fewer is not worth it.
 _PROGRAM_TOKENS = 2**13
@@ -51,8 +53,8 @@ class Sizes:
 
   @property
   def tokens(self) -> int:
-    """Tokens that are read at the most."""
-    return self.query + self.read + self.answer
+    """What it costs, in tokens that are read at once."""
+    return self.query + self.read + _STEP_TOKENS * self.answer
 
   def __or__(self, other: "Sizes") -> "Sizes":
     """What holds both."""

@@ -116,22 +116,19 @@ class Block(nnx.Module):
       turn: the rotation at the tokens' positions, `Block.turn`.
       mask: what each query sees of the sequence (of the cache, where there is one).
       phi: this layer's part of phi.
-      cache: keys and values [B, M, C, K, H] and the index at which this call's own are written.
+      cache: keys and values [B, M, C, K, H], and the index at which this call's own stand in it.
 
     Returns:
-      The activations, and the keys (after RoPE) and values attended to: [B, M, T or C, K, H].
+      The activations, and this call's own keys (after RoPE) and values: [B, M, T, K, H].
     """
     own = sub(phi, "self")
     h = self.self_norm(x)
     kernels = self.self.q[...], self.self.k[...], self.self.v[...]
     q, k, v = layers.project_all(h, kernels, [sub(own, name) for name in "qkv"])
     q, k = positions.rotate(q, turn), positions.rotate(k, turn)
-    if cache is not None:
-      keys, values, index = cache
-      k = jax.lax.dynamic_update_slice_in_dim(keys, k.astype(keys.dtype), index, 2)
-      v = jax.lax.dynamic_update_slice_in_dim(values, v.astype(values.dtype), index, 2)
+    keys, values = (k, v) if cache is None else layers.written(cache[:2], (k, v), cache[2], axis=2)
     prefix = sub(own, "prefix")
-    y = attention_lib.attend(q, k, v, mask, prefix, self.scale, kernel=self.kernel)
+    y = attention_lib.attend(q, keys, values, mask, prefix, self.scale, kernel=self.kernel)
     x = x + layers.project(y, self.self.o[...], sub(own, "o"))
     x = sharding.by_episode(x + self.mlp(self.mlp_norm(x), sub(phi, "mlp")))
     return x, (k, v)
@@ -319,8 +316,10 @@ class Llama(nnx.Module):
   ) -> tuple[Float[Array, "B M D"], Cache]:
     """Reads one more token of every row, the `step`-th behind the prompt (from 1)."""
     mask = masks.Cached(cache.length, step - 1, cache.start)
-    x, kv = self._go_on(token[..., None], step, mask, phi, cache, cache.start + step - 1)
-    return x[:, :, 0], dataclasses.replace(cache, own=kv)
+    index = cache.start + step - 1
+    x, kv = self._go_on(token[..., None], step, mask, phi, cache, index)
+    own = layers.written(cache.own, kv, index, axis=3)
+    return x[:, :, 0], dataclasses.replace(cache, own=own)
 
   def branch(
     self,
@@ -346,7 +345,7 @@ class Llama(nnx.Module):
     return self._go_on(tokens, step, mask, phi, cache, cache.start)[0]
 
   def _go_on(self, tokens, step, mask, phi, cache, index) -> tuple[Array, KeyValue]:
-    """Normalised activations of tokens behind a cache, which are written into it at `index`."""
+    """Normalised activations, keys and values of tokens that stand at `index` of a cache."""
     x = self.embed_tokens(tokens)
     turn = self.decoder.turn(self.start(phi) + cache.length[..., None] + step - 1, x.dtype)
 

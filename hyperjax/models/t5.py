@@ -286,7 +286,8 @@ class T5(nnx.Module):
     """Reads one more token of every row, the `step`-th behind the prompt (0 is the start token)."""
     mask = masks.Cached(jnp.zeros_like(cache.length), step, 0)
     at = step[None, None, None], jnp.arange(cache.own[0].shape[3])[None, None]
-    x, own = self._go_on(token[..., None], at, mask, phi, cache, step)
+    x, kv = self._go_on(token[..., None], at, mask, phi, cache, step)
+    own = layers.written(cache.own, kv, step, axis=3)
     return x[:, :, 0], dataclasses.replace(cache, own=own)
 
   def branch(
@@ -304,8 +305,8 @@ class T5(nnx.Module):
     return self._go_on(tokens, at, mask, phi, cache, 1)[0]
 
   def _go_on(self, tokens, at, mask, phi, cache, index) -> tuple[Array, KeyValue]:
-    """Normalised activations of tokens that are written into a cache at `index`; `at` are their own
-    positions and the cache's."""
+    """Normalised activations, keys and values of tokens that stand at `index` of a cache; `at` are
+    their own positions and the cache's."""
     x = self.embed_tokens(tokens)
     seen = mask, masks.Whole(cache.length)
     bias = self._bias(self.decoder_bias, *at, sub(sub(phi, "decoder"), "self"), False, x.dtype)
@@ -314,8 +315,8 @@ class T5(nnx.Module):
       block, phi_l, own, memory = inputs
       return block(x, memory, seen, bias, phi_l, (*own, index))
 
-    x, own = self._scan(layer, x, self.decoder, sub(phi, "decoder"), cache.own, cache.memory)
-    return self.decoder_norm(x), own
+    x, kv = self._scan(layer, x, self.decoder, sub(phi, "decoder"), cache.own, cache.memory)
+    return self.decoder_norm(x), kv
 
   def _bias(self, table, query_at, key_at, phi, bidirectional, dtype) -> positions.Bias:
     """The bias of a stack's self-attention, whose part of phi says where a prefix stands."""

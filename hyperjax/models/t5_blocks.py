@@ -121,20 +121,15 @@ class DecoderBlock(nnx.Module):
       seen: masks of the self-attention and of the cross-attention.
       bias: the relative position bias of the self-attention, the same in all layers.
       phi: this layer's part of phi.
-      cache: keys and values [B, M, C, N, H] and the index at which this call's own are written.
+      cache: keys and values [B, M, C, N, H], and the index at which this call's own stand in it.
 
     Returns:
-      The activations, and the self-attention's keys and values.
+      The activations, and this call's own keys and values of the self-attention.
     """
     own, cross = sub(phi, "self"), sub(phi, "cross")
     h = self.self_norm(x)
     kv = self.self.read(h, own)
-    if cache is not None:
-      *before, index = cache
-      kv = tuple(
-        jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), index, 2)
-        for old, new in zip(before, kv, strict=True)
-      )
-    x = x + self.self(h, kv, seen[0], own, bias)
+    seen_kv = kv if cache is None else layers.written(cache[:2], kv, cache[2], axis=2)
+    x = x + self.self(h, seen_kv, seen[0], own, bias)
     x = x + self.cross(self.cross_norm(x), memory, seen[1], cross)
     return sharding.by_episode(x + self.mlp(self.mlp_norm(x), sub(phi, "mlp"))), kv
