@@ -139,7 +139,7 @@ def test_inputs_are_tokenised_as_in_training(model, vocabulary, made):
   path, phi = made["short"]
   requests = [predict.Request("here", text, path) for text in INPUTS[:3]]
   loaded = {path: (adapters.Adapter(phi, None), PROMPT)}
-  tools = predict.Tools(model, vocabulary, None, 4, None, 0, 8)
+  tools = predict.Tools(model, vocabulary, None, 4, 0.0, 0, 8)
   jobs = predict.tokenise(requests, loaded, tools)
   asked = [rows.Row("here", {"input": text, "output": "x"}) for text in INPUTS[:3]]
   pieces = PROMPT.encode_inputs(vocabulary, INPUTS[:3])
