@@ -18,7 +18,6 @@ from flax import nnx
 
 from hyperjax import runs, systems, train
 from hyperjax.core import quantised
-from hyperjax.data.caclm import CaclmConfig
 from hyperjax.training import step as step_lib
 
 
@@ -44,7 +43,7 @@ def measure(folder: str, bits: int | None, queries: int) -> dict[str, Any]:
   """
   given = runs.configured(folder)
   data = given["data"]
-  if data.held_out is None or isinstance(data.episodes, CaclmConfig):
+  if runs.held_out(given) is None:
     raise ValueError(
       f"{folder} was trained without held-out tasks, or on running text, which has none: name "
       "another --run"

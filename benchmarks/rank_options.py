@@ -4,10 +4,10 @@
       --gin_file=systems/hyperllama.gin --gin_file=data/lexical.gin --gin_file=runs/mtf.gin
 
 Made-up queries of 20 to 60 tokens with 2 to 5 options of 1 to 6 tokens, all mixed, as `hyperjax
-evaluate` scores them, each query read once: padding and the making of batches count, the making of
-phi does not. The large batch is full of random tokens, of as many a query and a target as inputs
-and options together have on average; its time is scaled to their number. The weights are random, so
-no model has to be there.
+evaluate` scores them, each query read once: padding, the making of batches and the choice of an
+answer's first token count, the making of phi does not. The large batch is full of random tokens, of
+as many a query and a target as inputs and options together have on average; its time is scaled to
+their number. The weights are random, so no model has to be there.
 """
 
 import argparse
@@ -83,7 +83,7 @@ def rank(method: answers.Method, group: eval_sets.Group, size: int) -> tuple[flo
       compile_all(method, group, size, phi)
       before = compilations()
     start = time.perf_counter()
-    answers.ask(method.downstream, phi, episodes, group, config, (), lambda share: None)
+    answers.ask_all(method.downstream, phi, episodes, group, config, (), lambda share: None)
     seconds += time.perf_counter() - start
   return seconds, compilations() - before
 

@@ -24,7 +24,7 @@ from hyperjax.evaluation import metrics, report, scoring
 Record = dict[str, Any]
 
 # Part of what stored answers are named by: raise it where scoring or decoding changes.
-_SCORING = 4
+_SCORING = 5
 # The most batches of a part. All its phis are kept until it is scored: a part has fewer batches
 # where they would take more bytes than this.
 _PART_BATCHES = 8
@@ -146,7 +146,7 @@ class Scorer:
       episodes += real
     phi = part.joined(phis, self.config.batch_size)
     del phis
-    answered = ask(method.downstream, phi, episodes, group, self.config, end, advance)
+    answered = ask_all(method.downstream, phi, episodes, group, self.config, end, advance)
     return [
       {
         "task": episode.task, "query_id": query.id,
@@ -210,7 +210,7 @@ class Answer:
   ids: list[int]
 
 
-def ask(
+def ask_all(
   downstream: nnx.Module, phi: Phi | None, episodes: Sequence[Episode], group: Group,
   config: EvalConfig, terminator: tuple[int, ...], advance: Callable[[float], None],
 ) -> dict[tuple[int, int], Answer]:  # fmt: skip
@@ -229,12 +229,13 @@ def ask(
     {(episode, query): what came of it}.
   """
   width = continuations.width(group.shape.queries)
+  most = lambda task: (
+    group.tasks[task] if config.max_new_tokens is None else config.max_new_tokens
+  )
   rows = [
     row
     for source, episode in enumerate(episodes)
-    for row in continuations.rows(
-      episode, width, group.layout, config.max_new_tokens or group.tasks[episode.task], source
-    )
+    for row in continuations.rows(episode, width, group.layout, most(episode.task), source)
   ]
   computed = []  # all are dispatched before the first one is waited for
   for part, shape in continuations.pack(rows, group.continuations, config.batch_size):
@@ -276,19 +277,20 @@ def collect(
   if file.exists():
     records = json.loads(file.read_bytes())
   else:
-    records = []
+    records, done = [], 0
     parts = scorer.parts(method, seed)
     task = bar.add_task(f"{name}, seed {seed}", total=sum(len(part.batches) for part in parts))
     for part in parts:
       stored = kept / f"{part.name}.json"
       if stored.exists():
         records += json.loads(stored.read_bytes())
-        bar.advance(task, len(part.batches))
       else:
         size = len(part.batches)
         found = scorer.score(method, part, lambda share, n=size: bar.advance(task, share * n))
         report.write_whole(stored, json.dumps(found).encode())
         records += found
+      done += len(part.batches)
+      bar.update(task, completed=done)
     report.write_whole(file, json.dumps(records).encode())
   shutil.rmtree(kept, ignore_errors=True)
   return records

@@ -149,7 +149,7 @@ def _subject(folder: str) -> tuple[runs.ModelConfig, runs.DataFolder | None]:
   """The model that a run or an adapter is for, and a run's held-out tasks."""
   if not adapters.is_adapter(folder):
     given = runs.configured(folder)
-    return given["model"], given["data"].held_out
+    return given["model"], runs.held_out(given)
   source = adapters.recorded_source(folder)
   if source is None:
     raise ValueError(

@@ -19,6 +19,7 @@ from hyperjax import adapters, launch, storage, systems
 from hyperjax.core import attention, quantised
 from hyperjax.data import manifest as manifest_lib
 from hyperjax.data import vocabularies
+from hyperjax.data.caclm import CaclmConfig
 from hyperjax.data.manifest import DataConfig, Manifest
 from hyperjax.data.prompts import PromptFormat
 from hyperjax.data.vocabularies import Vocabulary
@@ -113,6 +114,13 @@ def configured(folder: str | os.PathLike) -> dict[str, Any]:
   """
   given = launch.configured(folder, "hyperjax.train", "train")
   return given | {"model": dataclasses.replace(given["model"], attention="auto")}
+
+
+def held_out(given: Mapping[str, Any]) -> "DataFolder | None":
+  """The held-out tasks of a run with these arguments; None where it has none to ask: running text
+  is no task."""
+  data = given["data"]
+  return None if isinstance(data.episodes, CaclmConfig) else data.held_out
 
 
 @dataclasses.dataclass(frozen=True)

@@ -135,7 +135,7 @@ def tune(
   """
   given = runs.configured(run)
   base = given["model"]
-  data = data or given["data"].held_out
+  data = data or runs.held_out(given)
   if data is None:
     raise ValueError(f"{run} was trained without held-out tasks: name tasks as tune.tune.data")
   for name, method in methods.items():

@@ -180,7 +180,7 @@ def plan(counts: Mapping[Sizes, int], width: int) -> tuple[Sizes, ...]:
     width: lanes of a row.
 
   Returns:
-    Shapes with room for every row; the last one holds them all.
+    Shapes, of which each row fits at least one.
   """
   lengths = {sizes: Lengths(1, sizes.tokens, sizes.targets) for sizes in counts}
   limit = (1, max(s.tokens for s in counts), max(s.targets for s in counts))
@@ -196,21 +196,28 @@ def plan(counts: Mapping[Sizes, int], width: int) -> tuple[Sizes, ...]:
     if chosen is not None and tokens - needed < _PROGRAM_TOKENS * (len(found) - len(chosen)):
       break
     chosen, tokens = found, needed
-  by_tokens = sorted({*chosen, _largest(chosen)}, key=lambda shape: (shape.tokens, shape))
-  return tuple(by_tokens)
+  return tuple(sorted({*chosen}, key=lambda shape: (shape.tokens, shape)))
 
 
 def pack(
   waiting: Sequence[Row], planned: Sequence[Sizes], size: int
 ) -> Iterator[tuple[list[Row], Sizes]]:
-  """Batches of `size` rows (the last one may have fewer), the longest first, and their shapes."""
-  place = lambda sizes: next(i for i, shape in enumerate(planned) if shape.holds(sizes))
-  order = sorted(
-    waiting, key=lambda row: (place(row.sizes), row.sizes.tokens, row.sizes), reverse=True
+  """Batches of at most `size` rows, the longest first, and their shapes.
+
+  A batch has fewer rows at the end, and where no shape holds it and the next row.
+  """
+  fitting = lambda rows: next(
+    (i for i, s in enumerate(planned) if s.holds(_largest(row.sizes for row in rows))), None
   )
-  for start in range(0, len(order), size):
-    part = order[start : start + size]
-    yield part, planned[place(_largest(row.sizes for row in part))]
+  order = sorted(
+    waiting, key=lambda row: (fitting([row]), row.sizes.tokens, row.sizes), reverse=True
+  )
+  while order:
+    part = order[:size]
+    while fitting(part) is None:
+      part.pop()
+    yield part, planned[fitting(part)]
+    del order[: len(part)]
 
 
 def fill(

@@ -34,7 +34,7 @@ class EvalConfig:
       splits `support_<seed>` it chooses one.
     include: tasks (or the front part of their names up to a dot); all, where empty.
     exclude: tasks to leave out.
-    batch_size: episodes scored at once.
+    batch_size: supports that are read at once, and rows of half an episode's queries.
     max_shapes: static shapes to sort the tasks into.
     max_new_tokens: of an answer; None: the longest target or option of its task, enough to tell
       whether an answer is its target, not to score an answer that goes on.
@@ -56,6 +56,10 @@ class EvalConfig:
     for name in ("num_queries", "batch_size", "max_shapes"):
       if getattr(self, name) < 1:
         raise ValueError(f"EvalConfig.{name} must be at least 1, not {getattr(self, name)}")
+    if self.max_new_tokens is not None and self.max_new_tokens < 1:
+      raise ValueError(
+        f"EvalConfig.max_new_tokens must be at least 1, or None, not {self.max_new_tokens}"
+      )
     if not self.seeds:
       raise ValueError("EvalConfig.seeds is empty")
 
@@ -116,7 +120,8 @@ class _Needs:
     """The same with answers of at most so many tokens; as many as W where None."""
     rows: Counter[continuations.Sizes] = Counter()
     for sizes, count in self.rows.items():
-      rows[dataclasses.replace(sizes, answer=most or self.targets).rounded()] += count
+      answer = self.targets if most is None else most
+      rows[dataclasses.replace(sizes, answer=answer).rounded()] += count
     return dataclasses.replace(self, rows=rows)
 
 

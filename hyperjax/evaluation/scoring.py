@@ -34,7 +34,7 @@ def teacher_forced(
   return sharding.whole(likelihood), sharding.whole(exact)
 
 
-class Answers(NamedTuple):
+class Answered(NamedTuple):
   """What came of queries.
 
   Attributes:
@@ -57,7 +57,7 @@ def ask(
   *,
   max_new_tokens: int,
   terminator: tuple[int, ...],
-) -> Answers:
+) -> Answered:
   """Reads each query once; then the texts behind it, and what the model itself puts there.
 
   Args:
@@ -78,7 +78,7 @@ def ask(
     downstream, phi, last, cache, max_new_tokens=max_new_tokens, terminator=terminator,
     limit=asked.limit,
   )  # fmt: skip
-  return Answers(*map(sharding.whole, (found, *answer)))
+  return Answered(*map(sharding.whole, (found, *answer)))
 
 
 def _likelihoods(

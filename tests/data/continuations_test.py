@@ -86,18 +86,19 @@ def test_many_rows_have_shapes_with_little_padding():
   assert sum(s.query for s in fitting) < 1.15 * sum(size.query for size in sizes)
 
 
-def test_the_last_shape_holds_all():
-  """Many options behind short inputs and few behind long ones: a batch may hold both kinds."""
+def test_a_batch_ends_where_no_shape_holds_what_comes_next():
+  """Many options behind short inputs, and few behind long ones."""
   counts = {Sizes(20, 12, 16, 1): 500, Sizes(80, 2, 4, 1): 500, Sizes(81, 1, 3, 1): 1}
   planned = continuations.plan(counts, width=2)
-  assert planned == (Sizes(20, 12, 16, 4), Sizes(84, 4, 4, 4), Sizes(84, 12, 16, 4))
+  assert planned == (Sizes(20, 12, 16, 4), Sizes(84, 4, 4, 4))
   row = lambda source, *sizes: continuations.Row(source, Sizes(*sizes, 1), (Lane(0, 0, 1, 1),))
   rows = [row(0, 20, 9, 12), row(1, 30, 1, 2), row(2, 18, 1, 2), row(3, 70, 3, 4), row(4, 5, 9, 12)]
   packed = list(continuations.pack(rows, planned, 2))
   assert [[r.source for r in part] for part, _ in packed] == [[3, 1], [0, 2], [4]]
   assert [shape for _, shape in packed] == [planned[1], planned[0], planned[0]]
-  [(_, both)] = continuations.pack(rows[:2], planned, 2)
-  assert both == planned[2]
+  packed = list(continuations.pack(rows, planned, 3))
+  assert [[r.source for r in part] for part, _ in packed] == [[3, 1], [0, 2, 4]]
+  assert [shape for _, shape in packed] == [planned[1], planned[0]]
 
 
 def test_batches_are_full_and_of_the_smallest_shape():

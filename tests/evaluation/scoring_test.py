@@ -110,7 +110,14 @@ def test_texts_behind_one_query_are_as_likely_as_alone(layout, positions):
     spec = model.phi_spec(sites, prefix_length=3, rank=2, alpha=2.0, **positions)
     phi = tiny.random_phi(spec, 3, dtype=jnp.float64, lengths=[1, 3, 2])
     texts, rows = tiny.continuations(2, 2, 5), np.array([2, 0])
-    found = scoring.ask(model, phi, rows, texts, max_new_tokens=8, terminator=())
+    for most in (2, 8):  # fewer and more than what is read behind a query
+      found = scoring.ask(model, phi, rows, texts, max_new_tokens=most, terminator=())
+      own = phi_lib.take(phi, jnp.asarray(rows))
+      ids, count = generate(
+        model, own, texts.tokens, texts.length, max_new_tokens=most, terminator=(),
+        limit=texts.limit,
+      )  # fmt: skip
+      assert found.ids.tolist() == ids.tolist() and found.count.tolist() == count.tolist()
     ours = np.asarray(found.likelihoods)
     assert ours.dtype == np.float64
     for row, column in np.ndindex(2, 2):

@@ -35,8 +35,6 @@ KERNELS = {
 CHOICES = ("auto", *KERNELS)
 _OF_PLATFORM = {"cpu": "blocks", "tpu": "splash", "gpu": "cudnn"}
 
-_EINSUM_ONLY = masks.Drawn | masks.Cached | masks.Branches
-
 # Scores of one head and row of queries from which 'auto' takes a kernel. Compiled for v5e (libtpu
 # 0.0.42.1), those of 256 x 384 stay in on-chip memory; 32 heads of 1152 x 1152 take 341 MB. For
 # blocks see docs/attention.md.
@@ -78,13 +76,15 @@ def choose(
   where there are scores enough to save.
 
   The einsum stays where a kernel cannot be told who sees whom: with a bias on the scores (T5's
-  self-attention), and under masks that are only drawn. And for what goes on behind a cache, single
-  tokens or short texts: kernels work on blocks of 128.
+  self-attention), and, where the kernel is not blocks, under masks that are only drawn and texts
+  behind a cache. And for single queries, the steps of decoding: kernels work on blocks of 128.
   """
   length, keys = q.shape[2], k.shape[2] + (0 if prefix is None else prefix.key.shape[1])
-  if bias is not None or isinstance(mask, _EINSUM_ONLY) or length == 1:
+  if bias is not None or length == 1:
     return "einsum"
   kernel = _OF_PLATFORM.get(_platform(), "einsum") if asked == "auto" else asked
+  if kernel != "blocks" and isinstance(mask, masks.Drawn | masks.Branches):
+    return "einsum"
   if kernel == "cudnn" and not cudnn.can_be_told(mask, prefix):
     return "einsum"
   small = length * keys < _LARGE[kernel]

@@ -1,4 +1,4 @@
-"""Attention in blocks of queries: the einsum of one block and another. A block's scores are small
+"""Attention in blocks of queries: the einsum of one block after another. A block's scores are small
 enough for a CPU's caches where rows are few; causal queries skip the keys behind their block."""
 
 import dataclasses

@@ -68,6 +68,7 @@ def test_the_einsum_stays_where_a_kernel_cannot_be_told(monkeypatch, asked):
   assert chosen(asked, drawn) == "einsum"
   assert chosen(asked, CACHED, length=1, keys=2**20) == "einsum"
   assert chosen(asked, BRANCHES, keys=2**20) == "einsum"
+  assert chosen("blocks", BRANCHES, keys=2**20) == chosen("blocks", drawn) == "blocks"
   assert chosen(asked, WHOLE, length=1, keys=2**20) == "einsum"
 
 
