@@ -158,3 +158,7 @@ def check(value: Any, shape: Any, where: str) -> None:
       raise KeyError(f"{where}.{key}")
     for name in value if key == "*" else [key]:
       check(value[name], inner, f"{where}.{name}")
+
+
+if __name__ == "__main__":
+  sys.exit(main())

@@ -4,9 +4,11 @@ import ast
 import importlib.util
 import os
 import pathlib
+import runpy
 import subprocess
 import sys
 import types
+import warnings
 
 import pytest
 
@@ -28,6 +30,17 @@ def test_every_command_has_a_main(command):
   assert spec is not None
   body = ast.parse(pathlib.Path(spec.origin).read_text()).body
   assert "main" in {node.name for node in body if isinstance(node, ast.FunctionDef)}
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_every_command_is_a_program_too(command, monkeypatch, capsys):
+  """As `python -m` runs it, which benchmarks do."""
+  module = cli.COMMANDS[command][0].removesuffix(".__main__")
+  monkeypatch.setattr("sys.argv", [module, "--help"])
+  with warnings.catch_warnings(), pytest.raises(SystemExit) as ended:
+    warnings.simplefilter("ignore", RuntimeWarning)  # it may be imported already
+    runpy.run_module(module, run_name="__main__")
+  assert not ended.value.code and "usage:" in capsys.readouterr().out
 
 
 def test_no_command_prints_the_help_and_fails(capsys):
