@@ -35,7 +35,8 @@ Example:
     --image us-docker.pkg.dev/my-project/images/hyperjax:1 \
     --copy gs://my-bucket/weights=/tmp/weights -- \
     hyperjax train --gin_file=models/llama2_7b.gin --gin_file=systems/hyperllama.gin \
-    --gin_file=data/p3.gin --gin_file=runs/mtf.gin --gin.P3_DIR=none \
+    --gin_file=data/p3.gin --gin_file=runs/mtf.gin --gin_file=meshes/fsdp.gin \
+    --gin.P3_DIR=P3/data --gin.BATCH_SIZE=64 --gin.REMAT=full \
     --gin.DATA_DIR=gs://my-bucket/stores/p3 --gin.MODEL_DIR=gs://my-bucket/runs/mtf \
     --gin.MODEL_SOURCE=/tmp/weights --gin.TRAIN_STEPS=10000
 HELP
