@@ -64,7 +64,7 @@ def parser() -> argparse.ArgumentParser:
   p.add_argument(
     "--max_tokens", type=int, default=DEFAULT_TOKENS,
     help="examples beyond so many tokens are dropped, the first ones of the file first "
-    f"(default: {DEFAULT_TOKENS}, the most that training plans for)",
+    f"(default: {DEFAULT_TOKENS}; in training it was the first of EPISODE_LIMIT, see config.gin)",
   )  # fmt: skip
   p.add_argument("--devices", type=int, default=1, help="that share the model (default: 1)")
   p.add_argument("--overwrite", action="store_true", help="replace the adapter that is there")

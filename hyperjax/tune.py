@@ -1,7 +1,8 @@
 """`hyperjax tune`: tunes phi (or the whole model) on single tasks by gradient descent, from several
 starts, and draws how each does after so many steps.
 
-    hyperjax tune --gin_file=runs/tune.gin --gin.RUN=runs/mine --gin.TUNE_OUTPUT_DIR=runs/mine/tuned
+    hyperjax tune --gin_file=runs/tune.gin --gin.RUN=runs/mine --gin.SHARED=runs/shared \\
+      --gin.TUNE_OUTPUT_DIR=runs/mine/tuned
 
 A phi that a hypermodel generated from the same examples is one start; others are random values and
 one phi that was trained on the whole mixture (HyperTuning, arXiv 2211.12485, section 6).

@@ -1,7 +1,5 @@
-"""`hyperjax data`: builds the token stores of a run's tasks.
+"""`hyperjax data`: builds the token stores of a run's tasks, as `build` shows.
 
-    hyperjax data --gin_file=models/smollm2_135m.gin --gin_file=data/lexical.gin \\
-      --gin_file=runs/data.gin --out data/lexical
     hyperjax data --config_json FILE --out DIR     one of its folders: what train starts by itself
 """
 

@@ -1,4 +1,8 @@
-"""Builds token stores and a manifest from seqio tasks: with `tasks/`, all that imports seqio."""
+"""Builds token stores and a manifest from seqio tasks: with `tasks/`, all that imports seqio.
+
+    hyperjax data --gin_file=models/smollm2_135m.gin --gin_file=data/lexical.gin \\
+      --gin_file=runs/data.gin --out data/lexical
+"""
 
 import collections
 import dataclasses

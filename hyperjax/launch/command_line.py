@@ -10,6 +10,7 @@ import inspect
 import os
 import pathlib
 import re
+import sys
 import textwrap
 from collections.abc import Callable, Collection, Mapping, Sequence
 from types import TracebackType
@@ -115,7 +116,7 @@ def parse(
   add = parser.add_argument
   add("--help", "-h", action="store_true", help="explain this command (and the gin files given)")
   add("--gin_file", action="append", default=[], metavar="FILE",
-      help="a gin file; repeatable, a later one wins: model, data, system, run")
+      help="a gin file; repeatable, a later one wins: model, system, data, run")
   add("--gin.NAME", dest="_", metavar="VALUE",
       help="set a macro, or a parameter (--gin.module.Class.field=VALUE); applied last. A text "
       "needs no quotes unless it could be another value")
@@ -157,11 +158,7 @@ def help_text(
     macros: (name, value or "" where it must be set, meaning) of the gin files given.
   """
   parts = [inspect.getdoc(function) or "", options.flags_help.strip()]
-  parts.append(
-    "Example:\n"
-    f"  python -m {module} --gin_file=models/MODEL.gin --gin_file=data/DATA.gin \\\n"
-    "    --gin_file=systems/SYSTEM.gin --gin_file=runs/RUN.gin --gin.MODEL_DIR=/tmp/my_run"
-  )
+  parts.append(f"Example:\n{example(module)}")
   for title, required in (("Must be set", True), ("May be set", False)):
     rows = [row for row in macros if (not row[1]) == required]
     lines = [f"  --gin.{name}={value or '...'}" + f"\n      {text}" * bool(text)
@@ -173,6 +170,15 @@ def help_text(
     wrapped = textwrap.fill(files, 98, initial_indent="  ", subsequent_indent="  ")
     parts.append(f"Gin files that come with hyperjax (add one to learn its macros):\n{wrapped}")
   return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def example(module: str) -> str:
+  """The commands that a module's docstring shows; where it shows none, the usual form of one."""
+  shown = re.findall(r"^ *(hyperjax (?:.*\\\n)*.*)", sys.modules[module].__doc__ or "", re.M)
+  return "\n".join("  " + re.sub(r"\n *", "\n    ", command) for command in shown) or (
+    f"  python -m {module} --gin_file=models/MODEL.gin --gin_file=systems/SYSTEM.gin \\\n"
+    "    --gin_file=data/DATA.gin --gin_file=runs/RUN.gin --gin.MODEL_DIR=/tmp/my_run"
+  )
 
 
 def raised_by_us(error: BaseException, module: str) -> bool:
