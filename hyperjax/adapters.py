@@ -177,7 +177,9 @@ def check_target(folder: str | os.PathLike, *, overwrite: bool) -> None:
   if not folder.exists() and not folder.is_symlink():
     return
   if not overwrite:
-    raise FileExistsError(f"{folder} exists; name a new folder, or ask to overwrite the adapter")
+    raise FileExistsError(
+      f"{folder} exists; name a new folder, or overwrite the adapter (--overwrite)"
+    )
   if not is_adapter(folder):
     raise FileExistsError(f"{folder} exists and is not an adapter; it is not overwritten")
 

@@ -76,7 +76,7 @@ def evaluate(
   if hypermodel not in runs_by_method:
     raise ValueError(
       f"hypermodel {hypermodel!r} is none of the runs {sorted(runs_by_method)}: name its folder in "
-      "RUNS, or set evaluate.hypermodel"
+      "RUNS, or set evaluate.evaluate.hypermodel"
     )
   model, own_data = _subject(runs_by_method[hypermodel])
   if data and data.architecture != model.architecture:
@@ -89,7 +89,7 @@ def evaluate(
     raise ValueError(
       f"{runs_by_method[hypermodel]} names no held-out tasks, like all adapters and runs on "
       "running text: name a data file and runs/evaluate_on.gin, or another run as "
-      "evaluate.hypermodel"
+      "evaluate.evaluate.hypermodel"
     )
   for folder in runs_by_method.values():
     if not adapters.is_adapter(folder) and (note := runs.remark_on_run(folder, model)):
@@ -153,7 +153,7 @@ def _subject(folder: str) -> tuple[runs.ModelConfig, runs.DataFolder | None]:
   source = adapters.recorded_source(folder)
   if source is None:
     raise ValueError(
-      f"{folder} does not say which model it is for: name a run as evaluate.hypermodel"
+      f"{folder} does not say which model it is for: name a run as evaluate.evaluate.hypermodel"
     )
   return runs.ModelConfig(families.read_config(source), source), None
 

@@ -381,7 +381,7 @@ def test_an_adapter_alone_needs_a_data_file(tiny, adapter, tmp_path, capsys):
   status = evaluate.main(arguments(tmp_path / "out", {"hyperllama": adapter}))
   assert tiny_lib.refused(capsys, status) == (
     f"{adapter} names no held-out tasks, like all adapters and runs on running text: name a data "
-    "file and runs/evaluate_on.gin, or another run as evaluate.hypermodel"
+    "file and runs/evaluate_on.gin, or another run as evaluate.evaluate.hypermodel"
   )
   assert evaluate.main([*alone(tiny, tmp_path / "out", adapter), "--dry_run"]) == 0
   assert "zero_shot, in_context, mine, 1 control" in capsys.readouterr().out
@@ -395,7 +395,7 @@ def test_a_hypermodel_that_is_no_run_is_refused(tiny, tmp_path, capsys):
   message = tiny_lib.refused(capsys, status)
   assert message == (
     "hypermodel 'hyperllama' is none of the runs ['mine']: name its folder in RUNS, or set "
-    "evaluate.hypermodel"
+    "evaluate.evaluate.hypermodel"
   )
 
 
