@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from hyperjax import launch, runs, storage, systems
+from hyperjax import launch, resuming, runs, storage, systems
 from hyperjax.core import quantised, sharding
 from hyperjax.data import eval_sets, loader, vocabularies
 from hyperjax.data.caclm import CaclmConfig
@@ -23,7 +23,7 @@ from hyperjax.data.episodes import EpisodeConfig
 from hyperjax.evaluation import scoring
 from hyperjax.progress import Progress, StopSignal, compilations, in_words, say_devices
 from hyperjax.training import step as step_lib
-from hyperjax.training.checkpoints import Checkpoints
+from hyperjax.training.checkpoints import Checkpoints, abstract
 from hyperjax.training.metrics_writer import MetricsWriter
 from hyperjax.training.step import lies
 
@@ -134,6 +134,8 @@ def train(
     return describe(model, hypermodel, data, run)
 
   # The model, the data, the system.
+  resuming.check(model_dir, {"hypermodel": hypermodel, "data": data, "run": run,
+                             "objective": objective})  # fmt: skip
   say_devices(mesh)
   vocabulary = vocabularies.load(data.config.vocabulary)
   vocabularies.check_fits(
@@ -157,7 +159,10 @@ def train(
   train_step = step_lib.make_train_step(
     parts.graph, transform, objective, run.accumulate, (lies(trained), lies(state))
   )
+  del parts, downstream
   checkpoints = Checkpoints(model_dir, fingerprint)
+  if checkpoints.latest() is not None:  # initial values make room for those that are read
+    trained, state = abstract(trained), abstract(state)
   restored = checkpoints.resume(trained, state, run.resume_step)
   if restored is not None:
     trained, state, start = restored.trained, restored.state, restored.step
@@ -171,7 +176,6 @@ def train(
     other = Checkpoints(run.initial_checkpoint, fingerprint, read_only=True)
     trained = other.restore(trained, None).trained
     other.close()
-  del parts, downstream
 
   # The loop. Metrics of a step are read after the next one is dispatched.
   launch.accept()
@@ -208,20 +212,19 @@ def train(
       if evaluate or save:
         _report(*pending, writer, bar, checkpoints)
         pending = None
+      if stop:  # little time may be left
+        _save(done, trained, state, writer, checkpoints)
       if evaluate:
         with bar.paused():
           found = watch.measure(trained, frozen)
         writer.write(done, {**found, "minutes": bar.minutes})
         bar.note(f"step {done}: held-out exact match {found['held_out/exact_match']:.3f}, "
                  f"log-likelihood {found['held_out/log_likelihood']:.2f}")  # fmt: skip
-      if save:
-        try:
-          writer.publish()
-        finally:  # a copy of metrics that fails costs no checkpoint
-          checkpoints.save(done, trained, state)
       if stop:
         break
-  checkpoints.wait()
+      if save:
+        _save(done, trained, state, writer, checkpoints)
+    checkpoints.wait()  # in here: a signal, or metrics that cannot be written, do not end it
   checkpoints.close()
   if signals.received and done < run.steps:
     print(f"stopped by {signals.received.name} after step {done}; state is saved in {model_dir}: "
@@ -266,6 +269,17 @@ def _report(step, metrics, info, writer, bar, checkpoints) -> None:
     step + 1,
     {**values, "tokens_per_second": speed, "padding": info.counts.padding, "minutes": bar.minutes},
   )
+
+
+def _save(step, trained, state, writer, checkpoints) -> None:
+  """Starts a checkpoint; where the metrics before it cannot be copied, it is whole first."""
+  try:
+    writer.publish()
+  except OSError:
+    checkpoints.save(step, trained, state)
+    checkpoints.wait()
+    raise
+  checkpoints.save(step, trained, state)
 
 
 def _summarise(model_dir, run, start, counts, bar) -> None:

@@ -11,6 +11,7 @@ one phi that was trained on the whole mixture (HyperTuning, arXiv 2211.12485, se
 import dataclasses
 import hashlib
 import json
+import math
 import pathlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,7 +31,7 @@ from hyperjax.data import eval_episodes, layouts, loader, schedule, shapes, voca
 from hyperjax.data.episodes import Episode, Sampler
 from hyperjax.data.manifest import Manifest
 from hyperjax.data.shapes import BatchShape
-from hyperjax.evaluation import report, scoring, tuning_report
+from hyperjax.evaluation import scoring, tuning_report
 from hyperjax.hypermodels.tuned import TunedPhi
 from hyperjax.training import step as step_lib
 
@@ -38,7 +39,7 @@ Point = dict[str, int | float]
 Curve = list[Point]
 
 # Part of what stored cells are named by: raise it where tuning or scoring changes.
-_TUNING = 2
+_TUNING = 3
 
 # Static shapes that the tasks are sorted into: each is compiled anew for every method.
 MAX_SHAPES = 3
@@ -182,26 +183,18 @@ def tune(
         for seed in config.seeds:
           bar.update(done, description=f"{name}, {task}")
           key = hashlib.sha256(json.dumps([*about, task, seed]).encode()).hexdigest()[:16]
-          curve = _stored(
+          curve = tuning_report.stored(
             folder / f"{name}-{task}-{seed}-{key}.json",
             lambda t=tuner, k=task, s=seed: t.curve(bench, k, s),
           )
           cells.setdefault(name, {}).setdefault(task, []).append(curve)
           bar.advance(done)
+      del tuner  # the next one may hold the whole model too
   current = launch.current()
   tuning_report.write(
     output_dir, cells, {"command": current.command, "config": current.config, "base": base.dtypes()}
   )
   return 0
-
-
-def _stored(file: pathlib.Path, make) -> Curve:
-  """Reads a cell back, or makes and stores it."""
-  if file.exists():
-    return json.loads(file.read_text())
-  curve = make()
-  report.write_whole(file, json.dumps(curve).encode())
-  return curve
 
 
 @dataclasses.dataclass(frozen=True)
@@ -345,7 +338,11 @@ class Tuner:
     return cls(method, config, start, spec, parts, transform, train_step, mesh)
 
   def curve(self, bench: Bench, task: str, seed: int) -> Curve:
-    """Tunes on one task; exact match and log-likelihood of its other queries at each step asked."""
+    """Tunes on one task; exact match and log-likelihood of its other queries at each step asked.
+
+    Raises:
+      FloatingPointError: a log-likelihood is not a number.
+    """
     trained = self._initial(bench, task, seed)
     state = step_lib.init_optimizer(self.transform, trained, self.mesh)
     asked = [bench.batch(episode) for episode in bench.asked(task)]
@@ -355,6 +352,12 @@ class Tuner:
       trained, state, _ = self.train_step(trained, state, self.parts.frozen, batch)
       if step in self.config.measure:
         found.append(self._measure(trained, asked, step))
+    for point in found:
+      if not math.isfinite(point["log_likelihood"]):
+        raise FloatingPointError(
+          f"{task}, seed {seed}: the log-likelihood is {point['log_likelihood']} after step "
+          f"{point['step']}: lower the learning rate, or leave the method out of tune.tune.methods"
+        )
     return found
 
   def _initial(self, bench: Bench, task: str, seed: int):

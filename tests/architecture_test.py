@@ -17,9 +17,10 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 MAX_LINES = 400
 MAX_ARGUMENTS = 8
 
-# A command is one module; `systems`, `runs`, `progress` and `answers` are what they share.
+# A command is one module; `systems`, `runs`, `resuming`, `progress` and `answers` are what they
+# share.
 COMMANDS = ("adapt", "cli", "compile", "convert", "doctor", "evaluate", "predict", "report")
-COMMANDS += ("train", "tune", "systems", "runs", "progress", "answers")
+COMMANDS += ("train", "tune", "systems", "runs", "resuming", "progress", "answers")
 
 # Files of `evaluation` that score texts alone: tasks name their functions as metrics.
 METRICS = (["evaluation", "classification"], ["evaluation", "text_metrics"])

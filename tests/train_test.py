@@ -5,6 +5,7 @@ import importlib.util
 import json
 import os
 import pathlib
+import shutil
 import signal
 
 import jax
@@ -468,13 +469,33 @@ def test_a_model_of_another_shape_is_refused(tiny, tmp_path, capsys):
   assert "d_mlp" in message and "96" in message and "64" in message
 
 
-def test_a_checkpoint_of_another_rank_is_refused(tiny, capsys):
+@pytest.mark.parametrize("values, changed", [
+  (dict(RANDOM_SEED=7), "seed is 7, was 0"),
+  (dict(LORA_RANK=4), "rank is 4, was 2"),
+  (dict(NUM_SHOTS=2), "episodes.num_shots"),
+  (dict(SHUFFLED=0.5), "episodes.shuffled is 0.5, was 0.0"),
+  (dict(DISTILLATION=1.0), "objective.distillation is 1.0, was 0.0"),
+  ({"train.RunConfig.batch_size": 5}, "batch_size is 5, was "),
+])
+def test_checkpoints_of_another_run_are_not_gone_on_from(tiny, capsys, values, changed):
+  """Lengths and periods may differ: they do in many tests here."""
   names = ("config.gin", "config-operative.gin", "metrics.jsonl")
   before = [(tiny.run / name).read_bytes() for name in names]
-  message = tiny_lib.refused(capsys, tiny.train(tiny.run, LORA_RANK=4, TRAIN_STEPS=60))
-  assert f"the checkpoint {tiny.run / 'checkpoints' / str(tiny_lib.STEPS)} does not fit" in message
-  assert "in the file" in message and "in this run" in message
+  message = tiny_lib.refused(capsys, tiny.train(tiny.run, TRAIN_STEPS=60, **values))
+  assert message.startswith(f"{tiny.run} has checkpoints of another run (") and changed in message
+  assert f"with INITIAL_CHECKPOINT_PATH={tiny.run} it starts from the" in message
   assert [(tiny.run / name).read_bytes() for name in names] == before
+
+
+def test_a_configuration_that_cannot_be_read_does_not_stop_a_run_for_good(tiny, tmp_path, capsys):
+  folder = tmp_path / "run"
+  shutil.copytree(tiny.run, folder)
+  (folder / "config.gin").write_text("NO_SUCH_THING = @nobody.Knows()\n")
+  message = tiny_lib.refused(capsys, tiny.train(folder))
+  assert "cannot be read (" in message and "take config.gin away from there" in message
+  (folder / "config.gin").unlink()
+  assert tiny.train(folder) == 0
+  assert "all 40 steps were done before" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("values, message", [

@@ -49,6 +49,18 @@ def test_a_soft_prompt_is_tuned(tmp_path, model):
   assert curve[1]["log_likelihood"] > curve[0]["log_likelihood"] + 0.1
 
 
+def test_tuning_that_diverges_is_said(tmp_path):
+  write_folder(tmp_path, {"t": numbered(30)})
+  method = Method(FullConfig(), AdamW(Schedule(1e30, decay="constant")), num_examples=8)
+  shared = TuneConfig(steps=3, measure=(0, 3), batch_size=4, num_shots=2, max_queries=4)
+  downstream = tiny.llama(vocab_size=Bytes.size)
+  bench = Bench.open(Manifest.load(tmp_path), ["t"], {"m": method}, shared, "decoder")
+  mesh = MeshConfig().build(jax.devices()[:1])
+  tuner = Tuner.build(method, downstream, lambda text: [], shared, None, mesh)
+  with pytest.raises(FloatingPointError, match="t, seed 0: the log-likelihood is nan after step 3"):
+    tuner.curve(bench, "t", 0)
+
+
 def test_nothing_that_is_tuned_on_or_read_is_cut(tmp_path):
   """Lengths differ between tasks and between examples, also of those behind the first support."""
   rows = lambda n: [

@@ -3,17 +3,28 @@
 import json
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from hyperjax.evaluation import figures, metrics, plots, report
 
-# {method: {task: [curve of each seed]}}, a curve: [{"step", "exact_match", "log_likelihood"}].
-Cells = Mapping[str, Mapping[str, Sequence[Sequence[Mapping[str, int | float]]]]]
+# [{"step", "exact_match", "log_likelihood"}].
+Curve = Sequence[Mapping[str, int | float]]
+# {method: {task: [curve of each seed]}}.
+Cells = Mapping[str, Mapping[str, Sequence[Curve]]]
 
 FIELDS = ("exact_match", "log_likelihood")
+
+
+def stored(file: pathlib.Path, make: Callable[[], Curve]) -> Curve:
+  """Reads a curve back, or makes and stores it."""
+  if file.exists():
+    return json.loads(file.read_text())
+  curve = make()
+  report.write_whole(file, json.dumps(curve).encode())
+  return curve
 
 
 def write(folder: str | os.PathLike, cells: Cells, about: Mapping[str, str]) -> dict[str, Any]:

@@ -103,7 +103,7 @@ class Checkpoints:
     going back to it: so the command that asks for it may be given again, as after a preemption.
 
     Args:
-      trained, state: as `restore` takes them.
+      trained, state: as `restore` takes them: shapes do.
       back_to: the step to go back to; None for the newest.
 
     Returns:
@@ -256,7 +256,7 @@ class Checkpoints:
       ) from error
 
 
-def enumerate_leaves(tree: Tree) -> list[tuple[str, jax.Array]]:
+def enumerate_leaves(tree: Tree) -> list[tuple[str, jax.Array | jax.ShapeDtypeStruct]]:
   """Leaves by position: an optimizer state's own structure (named tuples) is rebuilt by optax."""
   return [(f"{i:04d}", leaf) for i, leaf in enumerate(jax.tree.leaves(tree))]
 
