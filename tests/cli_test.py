@@ -40,7 +40,7 @@ def test_every_command_is_a_program_too(command, monkeypatch, capsys):
   with warnings.catch_warnings(), pytest.raises(SystemExit) as ended:
     warnings.simplefilter("ignore", RuntimeWarning)  # it may be imported already
     runpy.run_module(module, run_name="__main__")
-  assert not ended.value.code and "usage:" in capsys.readouterr().out
+  assert not ended.value.code and f"usage: hyperjax {command} " in capsys.readouterr().out
 
 
 def test_no_command_prints_the_help_and_fails(capsys):

@@ -255,7 +255,7 @@ def _run(
     return 0
   reader.check()
   gin.finalize()
-  command = f"python -m {module} {shlex.join(argv)}".rstrip()
+  command = f"{command_line.program(module)} {shlex.join(argv)}".rstrip()
   config = header(module, command) + gin.config_str(max_line_length=100)
   lent = {}
   if borrowed:
@@ -393,5 +393,5 @@ def header(module: str, command: str) -> str:
   return (
     f"# The whole configuration of a run, written by hyperjax {hyperjax.__version__}:\n"
     f"#   {command}\n"
-    f"# To repeat it: python -m {module} --gin_file=THIS_FILE\n\n"
+    f"# To repeat it: {command_line.program(module)} --gin_file=THIS_FILE\n\n"
   )
