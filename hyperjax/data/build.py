@@ -18,6 +18,7 @@ import rich.console
 import rich.progress
 import seqio
 
+from hyperjax import storage
 from hyperjax.data import manifest as manifest_lib
 from hyperjax.data import store as store_lib
 from hyperjax.data import task_rows, vocabularies
@@ -116,8 +117,10 @@ def build_parts(
     source: what that model is called, for the error.
 
   Raises:
-    ValueError: a vocabulary has more tokens than the model has embeddings.
+    ValueError: a vocabulary has more tokens than the model has embeddings, or `out` is an address.
   """
+  copied = "build into a folder, then copy it: gcloud storage rsync --recursive (docs/pods.md)"
+  storage.check_address(out, "--out", copied)
   loaded = {config.vocabulary: vocabularies.load(config.vocabulary) for config in parts.values()}
   for name, vocabulary in loaded.items():
     if model is not None:

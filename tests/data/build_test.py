@@ -321,6 +321,15 @@ def test_a_vocabulary_that_the_model_cannot_hold_is_refused(source, tmp_path):
   assert not (tmp_path / "out").exists()
 
 
+def test_data_is_not_built_into_a_bucket(tmp_path, monkeypatch):
+  """Refused first: neither is a vocabulary read, nor the local folder './gs:' made."""
+  monkeypatch.chdir(tmp_path)
+  message = "^--out is gs://mine/data, not a folder: build into a folder, then copy it: gcloud stor"
+  with pytest.raises(ValueError, match=message):
+    build_parts(parts={"train": DataConfig("ten", "no vocabulary")}, out="gs://mine/data")
+  assert not list(tmp_path.iterdir())
+
+
 def _word_tokenizer(folder):
   """Saves a byte-level tokenizer as transformers would."""
   import tokenizers
