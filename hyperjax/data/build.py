@@ -11,6 +11,9 @@ import itertools
 import json
 import os
 import pathlib
+import pkgutil
+import sys
+import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -137,13 +140,14 @@ def register(
   Returns:
     {task: fingerprint of its source}, {task: version of the module that registered it}, and
     {source name: its tasks}.
+
+  Raises:
+    ValueError: there is no such module.
   """
   versions = {}
   for name in config.task_modules:
     before = set(seqio.TaskRegistry.names())
-    module = importlib.import_module(name)
-    if hasattr(module, "register"):
-      module.register()
+    module = load(name)
     version = f"{name}:{getattr(module, 'VERSION', _UNDECLARED)}"
     new = set(seqio.TaskRegistry.names()) - before
     _OWNERS.setdefault(name, set()).update(new)
@@ -155,6 +159,36 @@ def register(
     fingerprints.update(ours)
     registered[source.name] = sorted(ours)
   return fingerprints, versions, registered
+
+
+def load(name: str) -> types.ModuleType:
+  """Imports a module, which registers tasks, and calls its function `register` if it has one.
+
+  Raises:
+    ValueError: there is no module of that name.
+  """
+  try:
+    module = importlib.import_module(name)
+  except ModuleNotFoundError as error:
+    if not f"{name}.".startswith(f"{error.name}."):
+      raise  # the module is there: what it imports is not
+    raise ValueError(_not_found(name, error.name)) from None
+  if hasattr(module, "register"):
+    module.register()
+  return module
+
+
+def _not_found(name: str, missing: str) -> str:
+  """The error for a task module that is missing, or lies in a package that is."""
+  parent = missing.rpartition(".")[0]
+  folders = list(getattr(sys.modules.get(parent), "__path__", sys.path))
+  beside = pkgutil.iter_modules(folders) if parent else ()
+  known = [f"{parent}.{module.name}" for module in beside]
+  return (
+    f"There is no task module '{name}' (gin: TASK_MODULES): no '{missing}' in "
+    f"{', '.join(folders)}.{manifest_lib.did_you_mean(missing, known)} Give the command in the "
+    "folder that holds it, or put that folder on PYTHONPATH."
+  )
 
 
 # {task module: tasks that it registered}: a second build in one process finds them registered.

@@ -455,6 +455,23 @@ def test_a_module_that_registers_tasks(tmp_path, monkeypatch):
   assert build(wanted, tmp_path / "out").split("mine", "train")["store"] != first["store"]
 
 
+def test_a_module_that_is_not_there_is_named(tmp_path, monkeypatch):
+  (tmp_path / "my_package").mkdir()
+  (tmp_path / "my_package" / "tasks.py").write_text("")
+  (tmp_path / "my_package" / "broken.py").write_text("import my_package.mising")
+  monkeypatch.syspath_prepend(str(tmp_path))
+  message = (
+    rf"^There is no task module 'my_package.taks' \(gin: TASK_MODULES\): no 'my_package.taks' in "
+    rf"{tmp_path}/my_package. Did you mean 'my_package.tasks'\? Give the command in the folder that"
+  )
+  with pytest.raises(ValueError, match=message):
+    build(DataConfig("mine", "bytes", task_modules=["my_package.taks"]), tmp_path / "out")
+  with pytest.raises(ValueError, match=rf"'my_pakage.tasks' .*: no 'my_pakage' in {tmp_path}, "):
+    build_lib.load("my_pakage.tasks")
+  with pytest.raises(ModuleNotFoundError, match="No module named 'my_package.mising'"):
+    build_lib.load("my_package.broken")
+
+
 def test_max_examples(source, tmp_path):
   manifest = build(config(source, "nine", max_examples=2), tmp_path / "out")
   assert len(manifest.store("nine.plain", "train")) == 2
