@@ -13,7 +13,6 @@ import os
 import pathlib
 import pkgutil
 import sys
-import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -24,7 +23,7 @@ import seqio
 from hyperjax import storage
 from hyperjax.data import manifest as manifest_lib
 from hyperjax.data import store as store_lib
-from hyperjax.data import task_rows, vocabularies
+from hyperjax.data import task_modules, task_rows, vocabularies
 from hyperjax.data.encode import Encoder
 from hyperjax.data.manifest import DataConfig, Manifest
 from hyperjax.data.rows_source import Files, RowsSource
@@ -89,6 +88,7 @@ def build(config: DataConfig, out: str | os.PathLike, *, vocabulary=None) -> Man
       for task, share in shares.items()
     },
     "registered": registered,
+    "modules": {name: _MODULES[name].identity for name in config.task_modules},
     "vocabulary": {
       name: getattr(vocabulary, name)
       for name in ("fingerprint", "size", "eos_id", "bos_id", "adds_bos", "adds_eos")
@@ -138,20 +138,22 @@ def register(
   """Registers the tasks of a configuration's modules and sources.
 
   Returns:
-    {task: fingerprint of its source}, {task: version of the module that registered it}, and
-    {source name: its tasks}.
+    {task: fingerprint of its source}, {task: what stands for the modules} of those that modules
+    registered, and {source name: its tasks}.
 
   Raises:
     ValueError: there is no such module.
   """
-  versions = {}
   for name in config.task_modules:
     before = set(seqio.TaskRegistry.names())
-    module = load(name)
-    version = f"{name}:{getattr(module, 'VERSION', _UNDECLARED)}"
-    new = set(seqio.TaskRegistry.names()) - before
-    _OWNERS.setdefault(name, set()).update(new)
-    versions.update(dict.fromkeys(_OWNERS[name], version))
+    identity = task_modules.identity(name)  # first: no newer than what is imported
+    load(name)
+    module = _MODULES.setdefault(name, _Module(identity))
+    module.tasks |= set(seqio.TaskRegistry.names()) - before
+  # Of all modules: one may register what it takes from another.
+  modules = {name: _MODULES[name] for name in config.task_modules}
+  version = " ".join(f"{name}:{m.identity or _UNDECLARED}" for name, m in modules.items())
+  versions = {task: version for module in modules.values() for task in module.tasks}
   fingerprints, registered = dict(versions), {}
   for source in config.sources:
     source.register()
@@ -161,7 +163,7 @@ def register(
   return fingerprints, versions, registered
 
 
-def load(name: str) -> types.ModuleType:
+def load(name: str) -> None:
   """Imports a module, which registers tasks, and calls its function `register` if it has one.
 
   Raises:
@@ -175,7 +177,6 @@ def load(name: str) -> types.ModuleType:
     raise ValueError(_not_found(name, error.name)) from None
   if hasattr(module, "register"):
     module.register()
-  return module
 
 
 def _not_found(name: str, missing: str) -> str:
@@ -191,8 +192,21 @@ def _not_found(name: str, missing: str) -> str:
   )
 
 
-# {task module: tasks that it registered}: a second build in one process finds them registered.
-_OWNERS: dict[str, set[str]] = {}
+@dataclasses.dataclass
+class _Module:
+  """A task module as this process has imported it.
+
+  Attributes:
+    identity: see `task_modules`.
+    tasks: what it has registered.
+  """
+
+  identity: str | None
+  tasks: set[str] = dataclasses.field(default_factory=set)
+
+
+# {name: module}: a second build in one process finds it imported, and its tasks registered.
+_MODULES: dict[str, _Module] = {}
 
 
 def mixture(config: DataConfig) -> str:
@@ -203,7 +217,7 @@ def mixture(config: DataConfig) -> str:
   """
   if config.mixture_or_task_name is not None:
     return config.mixture_or_task_name
-  tasks = sorted(set().union(*(_OWNERS[module] for module in config.task_modules)))
+  tasks = sorted(set().union(*(_MODULES[name].tasks for name in config.task_modules)))
   if len(tasks) != 1:
     raise ValueError(
       f"The task modules {list(config.task_modules)} register {len(tasks)} tasks {tasks[:5]}: name "
