@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -58,6 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
   if command not in COMMANDS:
     print(unknown(command), file=sys.stderr)
     return 2
+  # As `python -m` has it: what a command line names may lie in the folder that it is given in.
+  if not sys.flags.safe_path and (here := os.getcwd()) not in sys.path:
+    sys.path.insert(0, here)
   module, _ = COMMANDS[command]
   return importlib.import_module(module).main(rest) or 0
 

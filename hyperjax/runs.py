@@ -269,7 +269,13 @@ class DataFolder:
 
   @property
   def path(self) -> pathlib.PurePath:
-    """Where the manifest lies."""
+    """Where the manifest lies.
+
+    Raises:
+      ValueError: the folder is an address of something else than a bucket.
+    """
+    copied = "copy it to one, such as with gcloud storage rsync --recursive (docs/pods.md)"
+    storage.check_address(self.folder, "DATA_DIR", copied, bucket=True)
     return epath.Path(self.folder) / self.name
 
   def open(self, vocabulary: Vocabulary, *, build: bool = True) -> Manifest:

@@ -24,6 +24,26 @@ def in_bucket(path: str | os.PathLike) -> bool:
   return os.fspath(path).startswith(_BUCKET)
 
 
+def check_address(
+  path: str | os.PathLike, name: str, way_out: str, *, bucket: bool = False
+) -> None:
+  """Refuses an address that is not served: taken for a file's name, it would be a local one.
+
+  Args:
+    path: a folder, or an address.
+    name: what the user sets it by, for the error.
+    way_out: what to do instead, for the error.
+    bucket: whether a bucket's address is served.
+
+  Raises:
+    ValueError: it is not.
+  """
+  if "://" not in os.fspath(path) or (bucket and in_bucket(path)):
+    return
+  allowed = f"a folder or a {_BUCKET} address" if bucket else "a folder"
+  raise ValueError(f"{name} is {os.fspath(path)}, not {allowed}: {way_out}.")
+
+
 def folder(path: str | os.PathLike) -> epath.Path:
   """The folder or file of that name, with pathlib's methods wherever it lies.
 

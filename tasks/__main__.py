@@ -8,7 +8,6 @@
 """
 
 import argparse
-import importlib
 import itertools
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -106,10 +105,10 @@ def _registered(
   """Yields the rows of everything that is registered."""
   import seqio
 
+  from hyperjax.data import build
+
   for module in modules:
-    imported = importlib.import_module(module)
-    if hasattr(imported, "register"):
-      imported.register()
+    build.load(module)
   for source in sources:
     source.register()
   for name in sorted(seqio.TaskRegistry.names()):

@@ -40,7 +40,7 @@ def test_every_command_is_a_program_too(command, monkeypatch, capsys):
   with warnings.catch_warnings(), pytest.raises(SystemExit) as ended:
     warnings.simplefilter("ignore", RuntimeWarning)  # it may be imported already
     runpy.run_module(module, run_name="__main__")
-  assert not ended.value.code and "usage:" in capsys.readouterr().out
+  assert not ended.value.code and f"usage: hyperjax {command} " in capsys.readouterr().out
 
 
 def test_no_command_prints_the_help_and_fails(capsys):
@@ -72,6 +72,21 @@ def test_the_rest_of_the_line_reaches_the_command(monkeypatch, returned, status)
   monkeypatch.setitem(sys.modules, cli.COMMANDS["train"][0], module)
   assert cli.main(["train", "--gin_file=a.gin", "--help"]) == status
   assert seen == [["--gin_file=a.gin", "--help"]]
+
+
+@pytest.mark.parametrize("safe", [False, True])
+def test_modules_of_the_current_folder_are_found_as_by_python_m(monkeypatch, tmp_path, safe):
+  """A script's own path begins with the folder that the script lies in."""
+  (tmp_path / "lies_here.py").write_text("")
+  found = lambda argv: int(importlib.util.find_spec("lies_here") is not None)
+  monkeypatch.setitem(sys.modules, cli.COMMANDS["data"][0], types.SimpleNamespace(main=found))
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
+  flags = {name: getattr(sys.flags, name) for name in dir(sys.flags) if name[0] != "_"}
+  monkeypatch.setattr(sys, "flags", types.SimpleNamespace(**flags | {"safe_path": safe}))
+  before = list(sys.path)
+  assert cli.main(["data"]) == cli.main(["data"]) == int(not safe)
+  assert sys.path == (before if safe else [str(tmp_path), *before])
 
 
 def test_help_is_fast_since_it_imports_no_command():

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import random
 import signal
 import socket
@@ -193,7 +192,8 @@ def test_a_users_module_trains_and_evaluates_by_one_gin_line(tiny, tmp_path, mon
   tokenizer = str(tiny.model / "tokenizer.json")
   (tmp_path / "my_project").mkdir()
   (tmp_path / "my_project" / "sums.py").write_text(MY_SUMS.format(tokenizer=tokenizer))
-  monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(tiny_lib.ROOT)]))
+  monkeypatch.setenv("PYTHONPATH", str(tiny_lib.ROOT))
+  monkeypatch.chdir(tmp_path)  # where they call the command
   lines = tiny.gin.read_text().replace("data/fewshot.gin", "data/seqio.gin").splitlines()
   lines = [line for line in lines if not line.startswith("FEWSHOT_")]
   (tmp_path / "mine.gin").write_text("\n".join([*lines, "TASK_MODULES = ['my_project.sums']"]))

@@ -12,6 +12,7 @@ import pytest
 from hyperjax import launch, runs, systems
 from hyperjax.core.batch import Support
 from hyperjax.data import vocabularies
+from hyperjax.data.manifest import DataConfig
 from hyperjax.evaluation import scoring
 from tests import tiny as tiny_lib
 from tests.models import tiny as models
@@ -135,6 +136,14 @@ def test_data_of_another_vocabulary_is_refused(tiny, given):
     folder.open(_Other())
   assert str(error.value).startswith(f"{tiny.data / 'train'} was built with a vocabulary of 49152")
   assert "has 7 (other)" in str(error.value)
+
+
+def test_data_at_another_address_than_a_buckets_is_refused():
+  """It would be looked for, and built, in a local folder of that name."""
+  folder = runs.DataFolder(DataConfig("mine", "bytes"), "s3://mine/data", "train")
+  with pytest.raises(ValueError, match="^DATA_DIR is s3://mine/data, not a folder or a gs:// add"):
+    folder.open(_Other())
+  assert str(dataclasses.replace(folder, folder="gs://mine/data").path) == "gs://mine/data/train"
 
 
 def test_a_copied_data_folder_serves_without_its_sources(tiny, given, tmp_path):

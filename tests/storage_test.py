@@ -1,5 +1,7 @@
 """Folders of buckets: copied whole or not at all, read and written under their own names."""
 
+import contextlib
+
 import pytest
 
 from hyperjax import storage
@@ -12,6 +14,17 @@ def test_what_is_an_address(tmp_path):
   assert storage.in_bucket("gs://mine/run") and not storage.in_bucket(tmp_path / "gs:")
   assert str(storage.folder("gs://mine/run") / "a") == "gs://mine/run/a"
   assert storage.folder(tmp_path) / "a" == tmp_path / "a"
+
+
+@pytest.mark.parametrize("bucket, path, message", [
+  (False, "gs://mine/data", "^DATA_DIR is gs://mine/data, not a folder: mount it.$"),
+  (False, "s3://mine/data", "^DATA_DIR is s3://mine/data, not a folder: mount it.$"),
+  (True, "s3://mine", "^DATA_DIR is s3://mine, not a folder or a gs:// address: mount it.$"),
+  (True, "gs://mine", None), (True, "data/gs:", None), (False, "/data", None),
+])  # fmt: skip
+def test_an_address_that_is_not_served_is_refused(bucket, path, message):
+  with contextlib.nullcontext() if message is None else pytest.raises(ValueError, match=message):
+    storage.check_address(path, "DATA_DIR", "mount it", bucket=bucket)
 
 
 def test_without_gcsfs_an_address_is_refused(monkeypatch):

@@ -11,6 +11,8 @@ import itertools
 import json
 import os
 import pathlib
+import pkgutil
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -18,9 +20,10 @@ import rich.console
 import rich.progress
 import seqio
 
+from hyperjax import storage
 from hyperjax.data import manifest as manifest_lib
 from hyperjax.data import store as store_lib
-from hyperjax.data import task_rows, vocabularies
+from hyperjax.data import task_modules, task_rows, vocabularies
 from hyperjax.data.encode import Encoder
 from hyperjax.data.manifest import DataConfig, Manifest
 from hyperjax.data.rows_source import Files, RowsSource
@@ -85,6 +88,7 @@ def build(config: DataConfig, out: str | os.PathLike, *, vocabulary=None) -> Man
       for task, share in shares.items()
     },
     "registered": registered,
+    "modules": {name: _MODULES[name].identity for name in config.task_modules},
     "vocabulary": {
       name: getattr(vocabulary, name)
       for name in ("fingerprint", "size", "eos_id", "bos_id", "adds_bos", "adds_eos")
@@ -116,8 +120,10 @@ def build_parts(
     source: what that model is called, for the error.
 
   Raises:
-    ValueError: a vocabulary has more tokens than the model has embeddings.
+    ValueError: a vocabulary has more tokens than the model has embeddings, or `out` is an address.
   """
+  copied = "build into a folder, then copy it: gcloud storage rsync --recursive (docs/pods.md)"
+  storage.check_address(out, "--out", copied)
   loaded = {config.vocabulary: vocabularies.load(config.vocabulary) for config in parts.values()}
   for name, vocabulary in loaded.items():
     if model is not None:
@@ -132,19 +138,22 @@ def register(
   """Registers the tasks of a configuration's modules and sources.
 
   Returns:
-    {task: fingerprint of its source}, {task: version of the module that registered it}, and
-    {source name: its tasks}.
+    {task: fingerprint of its source}, {task: what stands for the modules} of those that modules
+    registered, and {source name: its tasks}.
+
+  Raises:
+    ValueError: there is no such module.
   """
-  versions = {}
   for name in config.task_modules:
     before = set(seqio.TaskRegistry.names())
-    module = importlib.import_module(name)
-    if hasattr(module, "register"):
-      module.register()
-    version = f"{name}:{getattr(module, 'VERSION', _UNDECLARED)}"
-    new = set(seqio.TaskRegistry.names()) - before
-    _OWNERS.setdefault(name, set()).update(new)
-    versions.update(dict.fromkeys(_OWNERS[name], version))
+    identity = task_modules.identity(name)  # first: no newer than what is imported
+    load(name)
+    module = _MODULES.setdefault(name, _Module(identity))
+    module.tasks |= set(seqio.TaskRegistry.names()) - before
+  # Of all modules: one may register what it takes from another.
+  modules = {name: _MODULES[name] for name in config.task_modules}
+  version = " ".join(f"{name}:{m.identity or _UNDECLARED}" for name, m in modules.items())
+  versions = {task: version for module in modules.values() for task in module.tasks}
   fingerprints, registered = dict(versions), {}
   for source in config.sources:
     source.register()
@@ -154,8 +163,50 @@ def register(
   return fingerprints, versions, registered
 
 
-# {task module: tasks that it registered}: a second build in one process finds them registered.
-_OWNERS: dict[str, set[str]] = {}
+def load(name: str) -> None:
+  """Imports a module, which registers tasks, and calls its function `register` if it has one.
+
+  Raises:
+    ValueError: there is no module of that name.
+  """
+  try:
+    module = importlib.import_module(name)
+  except ModuleNotFoundError as error:
+    if not f"{name}.".startswith(f"{error.name}."):
+      raise  # the module is there: what it imports is not
+    raise ValueError(_not_found(name, error.name)) from None
+  if hasattr(module, "register"):
+    module.register()
+
+
+def _not_found(name: str, missing: str) -> str:
+  """The error for a task module that is missing, or lies in a package that is."""
+  parent = missing.rpartition(".")[0]
+  folders = list(getattr(sys.modules.get(parent), "__path__", sys.path))
+  beside = pkgutil.iter_modules(folders) if parent else ()
+  known = [f"{parent}.{module.name}" for module in beside]
+  return (
+    f"There is no task module '{name}' (gin: TASK_MODULES): no '{missing}' in "
+    f"{', '.join(folders)}.{manifest_lib.did_you_mean(missing, known)} Give the command in the "
+    "folder that holds it, or put that folder on PYTHONPATH."
+  )
+
+
+@dataclasses.dataclass
+class _Module:
+  """A task module as this process has imported it.
+
+  Attributes:
+    identity: see `task_modules`.
+    tasks: what it has registered.
+  """
+
+  identity: str | None
+  tasks: set[str] = dataclasses.field(default_factory=set)
+
+
+# {name: module}: a second build in one process finds it imported, and its tasks registered.
+_MODULES: dict[str, _Module] = {}
 
 
 def mixture(config: DataConfig) -> str:
@@ -166,7 +217,7 @@ def mixture(config: DataConfig) -> str:
   """
   if config.mixture_or_task_name is not None:
     return config.mixture_or_task_name
-  tasks = sorted(set().union(*(_OWNERS[module] for module in config.task_modules)))
+  tasks = sorted(set().union(*(_MODULES[name].tasks for name in config.task_modules)))
   if len(tasks) != 1:
     raise ValueError(
       f"The task modules {list(config.task_modules)} register {len(tasks)} tasks {tasks[:5]}: name "

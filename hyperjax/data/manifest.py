@@ -21,6 +21,7 @@ from typing import Any, Protocol
 
 from hyperjax import storage
 from hyperjax.data import store as store_lib
+from hyperjax.data import task_modules
 from hyperjax.data.prompts import PromptFormat
 
 VERSION = 2
@@ -59,7 +60,8 @@ class DataConfig:
     vocabulary: what `vocabularies.load` takes.
     prompt: how examples are written.
     task_modules: modules that register tasks; imported by the builder only. If a module has a
-      function `register`, it is called; its `VERSION`, if it has one, is part of the stores' keys.
+      function `register`, it is called. Each module's `task_modules.identity` is part of the keys
+      of the stores that they register.
     sources: objects that register tasks, such as `fewshot.Folder`.
     splits: splits to build, where a task has them; `support_<seed>` are built beside any.
     feature_lengths: passed to the tasks as seqio's `sequence_length`.
@@ -163,7 +165,8 @@ class Manifest:
     folder: where it lies.
     values: the contents of manifest.json: {"version", "mixture", "tasks": {name: {"rate",
       "metrics", "splits": {split: {"store", "kind", "examples", "tokens", "source", ...}}}},
-      "vocabulary", "prompt", "feature_lengths", "config", "config_hash"}.
+      "vocabulary", "prompt", "feature_lengths", "config", "config_hash", "modules": {task module:
+      `task_modules.identity`, None if unknown}, which older ones lack}.
     address: the bucket's folder that it is copied from; None where it lies on the local disk.
   """
 
@@ -313,8 +316,8 @@ def ensure(
   built; of a bucket, stores are copied below `copies`.
 
   Raises:
-    ValueError: the folder was built from something else, a source has changed since, or the builder
-      failed.
+    ValueError: the folder was built from something else, a source or a task module has changed
+      since, or the builder failed.
     FileNotFoundError: the folder is missing and cannot be built here.
   """
   if storage.in_bucket(out):
@@ -359,6 +362,10 @@ def _difference(manifest: Manifest, config: DataConfig) -> str | None:
   if changed:
     details = "; ".join(f"{key} is {wanted[key]}, was {built.get(key)}" for key in changed)
     return f"it was built from another configuration: {details}."
+  for name, was in manifest.values.get("modules", {}).items():
+    now = task_modules.identity(name)
+    if None not in (was, now) and was != now:
+      return f"the task module '{name}' has changed."
   for source in config.sources:
     if not source.available():  # a copied data folder, on a machine without its sources
       continue

@@ -255,7 +255,7 @@ def _run(
     return 0
   reader.check()
   gin.finalize()
-  command = f"python -m {module} {shlex.join(argv)}".rstrip()
+  command = f"{command_line.program(module)} {shlex.join(argv)}".rstrip()
   config = header(module, command) + gin.config_str(max_line_length=100)
   lent = {}
   if borrowed:
@@ -377,14 +377,10 @@ def folder_of_run(macro: str, *, bucket: bool) -> str | None:
   value = copy.deepcopy(gin.query_parameter(f"{macro}/gin.macro.value"))
   if value is not None and not isinstance(value, str):
     raise ValueError(f"{macro} is {value!r}, not a text; quote it: '--gin.{macro}=\"...\"'.")
-  if bucket and value is not None and storage.in_bucket(value):
-    storage.folder(value)
-  elif value is not None and "://" in value:
-    allowed = "a folder or a gs:// address" if bucket else "a folder"
-    raise ValueError(
-      f"{macro} is {value}, not {allowed}: mount the bucket and name the folder in it, such as "
-      "/gcs/runs/mine (docs/pods.md)."
-    )
+  if value is not None:
+    mounted = "mount the bucket and name the folder in it, such as /gcs/runs/mine (docs/pods.md)"
+    storage.check_address(value, macro, mounted, bucket=bucket)
+    storage.folder(value)  # an error where buckets cannot be read
   return value
 
 
@@ -393,5 +389,5 @@ def header(module: str, command: str) -> str:
   return (
     f"# The whole configuration of a run, written by hyperjax {hyperjax.__version__}:\n"
     f"#   {command}\n"
-    f"# To repeat it: python -m {module} --gin_file=THIS_FILE\n\n"
+    f"# To repeat it: {command_line.program(module)} --gin_file=THIS_FILE\n\n"
   )

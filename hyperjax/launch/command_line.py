@@ -92,6 +92,15 @@ def gin_bindings(argv: Sequence[str]) -> tuple[list[str], list[str]]:
   return bindings, rest
 
 
+def program(module: str) -> str:
+  """Returns what starts a command: `hyperjax NAME`, or Python where the module is a user's own.
+
+  A command of hyperjax has the name of its module, or of the package that it lies in.
+  """
+  package, *names = module.split(".")
+  return f"hyperjax {names[0]}" if package == "hyperjax" else f"python -m {module}"
+
+
 def parse(
   argv: Sequence[str], module: str, flags: Mapping[str, str], switches: Collection[str] = ()
 ) -> tuple[argparse.Namespace, list[str]]:
@@ -107,7 +116,7 @@ def parse(
   """
   bindings, rest = gin_bindings(argv)
   parser = _Parser(
-    prog=f"python -m {module}",
+    prog=program(module),
     usage="%(prog)s --gin_file=FILE [--gin_file=FILE ...] [--gin.NAME=VALUE ...] [FLAGS]",
     formatter_class=argparse.RawDescriptionHelpFormatter,
     allow_abbrev=False,
@@ -176,7 +185,7 @@ def example(module: str) -> str:
   """The commands that a module's docstring shows; where it shows none, the usual form of one."""
   shown = re.findall(r"^ *(hyperjax (?:.*\\\n)*.*)", sys.modules[module].__doc__ or "", re.M)
   return "\n".join("  " + re.sub(r"\n *", "\n    ", command) for command in shown) or (
-    f"  python -m {module} --gin_file=models/MODEL.gin --gin_file=systems/SYSTEM.gin \\\n"
+    f"  {program(module)} --gin_file=models/MODEL.gin --gin_file=systems/SYSTEM.gin \\\n"
     "    --gin_file=data/DATA.gin --gin_file=runs/RUN.gin --gin.MODEL_DIR=/tmp/my_run"
   )
 

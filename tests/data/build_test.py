@@ -1,5 +1,6 @@
 """The builder: from seqio tasks to a data folder; what training does without TensorFlow."""
 
+import dataclasses
 import functools
 import json
 import os
@@ -321,6 +322,15 @@ def test_a_vocabulary_that_the_model_cannot_hold_is_refused(source, tmp_path):
   assert not (tmp_path / "out").exists()
 
 
+def test_data_is_not_built_into_a_bucket(tmp_path, monkeypatch):
+  """Refused first: neither is a vocabulary read, nor the local folder './gs:' made."""
+  monkeypatch.chdir(tmp_path)
+  message = "^--out is gs://mine/data, not a folder: build into a folder, then copy it: gcloud stor"
+  with pytest.raises(ValueError, match=message):
+    build_parts(parts={"train": DataConfig("ten", "no vocabulary")}, out="gs://mine/data")
+  assert not list(tmp_path.iterdir())
+
+
 def _word_tokenizer(folder):
   """Saves a byte-level tokenizer as transformers would."""
   import tokenizers
@@ -425,25 +435,101 @@ def test_a_name_for_two_folders_is_refused(source, tmp_path):
     build(config(other, "eight"), tmp_path / "out2")
 
 
-def test_a_module_that_registers_tasks(tmp_path, monkeypatch):
-  (tmp_path / "my_task_module.py").write_text(textwrap.dedent("""
-    import seqio, tensorflow as tf
-    VERSION = "3"
-    def register():
-      if "mine" not in seqio.TaskRegistry.names():
-        feature = seqio.Feature(seqio.ByteVocabulary())
-        dataset = lambda split, shuffle_files, seed=None: tf.data.Dataset.from_tensor_slices(
-            {"inputs": ["a"], "targets": ["b"]})
-        seqio.TaskRegistry.add("mine", seqio.FunctionDataSource(dataset, splits=["train"]),
-                               preprocessors=[seqio.preprocessors.tokenize],
-                               output_features={"inputs": feature, "targets": feature})
-  """))
+MY_MODULE = """
+import seqio, tensorflow as tf
+{version}
+def register():
+  if "mine" not in seqio.TaskRegistry.names():
+    feature = seqio.Feature(seqio.ByteVocabulary())
+    dataset = lambda split, shuffle_files, seed=None: tf.data.Dataset.from_tensor_slices(
+        {{"inputs": ["a"], "targets": [{target!r}]}})
+    seqio.TaskRegistry.add("mine", seqio.FunctionDataSource(dataset, splits=["train"]),
+                           preprocessors=[seqio.preprocessors.tokenize],
+                           output_features={{"inputs": feature, "targets": feature}})
+"""
+MINE = DataConfig("mine", "bytes", prompt=PROMPT, task_modules=["my_task_module"])
+
+
+@pytest.fixture
+def my_module(tmp_path, monkeypatch):
+  """Writes `my_task_module`, which the next build imports as a process of its own would."""
   monkeypatch.syspath_prepend(str(tmp_path))
-  wanted = DataConfig("mine", "bytes", task_modules=["my_task_module"])
-  first = build(wanted, tmp_path / "out").split("mine", "train")
+
+  def forget():
+    sys.modules.pop("my_task_module", None)
+    build_lib._MODULES.pop("my_task_module", None)
+    if "mine" in seqio.TaskRegistry.names():
+      seqio.TaskRegistry.remove("mine")
+
+  def write(target, version=""):
+    forget()
+    text = MY_MODULE.format(target=target, version=version)
+    (tmp_path / "my_task_module.py").write_text(text)
+
+  yield write
+  forget()
+
+
+def test_a_changed_module_is_noticed(my_module, tmp_path):
+  out = tmp_path / "out"
+  my_module("b")
+  build(MINE, out)
+  assert ensure(MINE, out).tasks == ("mine",)
+  my_module("other")
+  with pytest.raises(ValueError, match="out: the task module 'my_task_module' has changed. Rebuild "
+                     "it: hyperjax data --config_json .*out.config.json --out .*out"):
+    ensure(MINE, out)
+  assert decoded(build(MINE, out).store("mine", "train"), 0) == ("a=", "other;")
+  assert ensure(MINE, out).tasks == ("mine",)
+  (tmp_path / "my_task_module.py").unlink()  # as on a machine that has the data alone
+  assert ensure(MINE, out).tasks == ("mine",)
+  my_module("third")
+  values = json.loads((out / "manifest.json").read_text())
+  del values["modules"]  # as older ones
+  (out / "manifest.json").write_text(json.dumps(values))
+  assert ensure(MINE, out).tasks == ("mine",)
+
+
+def test_a_version_vouches_for_a_module(my_module, tmp_path):
+  out = tmp_path / "out"
+  my_module("b", "VERSION = '3'")
+  first = build(MINE, out).split("mine", "train")
   assert first["source"] == "my_task_module:3"
-  monkeypatch.setattr(sys.modules["my_task_module"], "VERSION", "4")
-  assert build(wanted, tmp_path / "out").split("mine", "train")["store"] != first["store"]
+  my_module("other", "VERSION = '3'")
+  for manifest in (ensure(MINE, out), build(MINE, out)):
+    assert manifest.split("mine", "train") == first
+  my_module("other", "VERSION = '40'")
+  with pytest.raises(ValueError, match="the task module 'my_task_module' has changed"):
+    ensure(MINE, out)
+  assert decoded(build(MINE, out).store("mine", "train"), 0) == ("a=", "other;")
+
+
+def test_a_module_that_registers_nothing_is_watched_beside_the_one_that_does(my_module, tmp_path):
+  (tmp_path / "my_rows.py").write_text("VERSION = 1")
+  my_module("b", "VERSION = '3'")
+  both = dataclasses.replace(MINE, task_modules=["my_task_module", "my_rows"])
+  manifest = build(both, tmp_path / "out")
+  assert manifest.split("mine", "train")["source"] == "my_task_module:3 my_rows:1"
+  (tmp_path / "my_rows.py").write_text("VERSION = 2")
+  with pytest.raises(ValueError, match="the task module 'my_rows' has changed"):
+    ensure(both, tmp_path / "out")
+
+
+def test_a_module_that_is_not_there_is_named(tmp_path, monkeypatch):
+  (tmp_path / "my_package").mkdir()
+  (tmp_path / "my_package" / "tasks.py").write_text("")
+  (tmp_path / "my_package" / "broken.py").write_text("import my_package.mising")
+  monkeypatch.syspath_prepend(str(tmp_path))
+  message = (
+    rf"^There is no task module 'my_package.taks' \(gin: TASK_MODULES\): no 'my_package.taks' in "
+    rf"{tmp_path}/my_package. Did you mean 'my_package.tasks'\? Give the command in the folder that"
+  )
+  with pytest.raises(ValueError, match=message):
+    build(DataConfig("mine", "bytes", task_modules=["my_package.taks"]), tmp_path / "out")
+  with pytest.raises(ValueError, match=rf"'my_pakage.tasks' .*: no 'my_pakage' in {tmp_path}, "):
+    build_lib.load("my_pakage.tasks")
+  with pytest.raises(ModuleNotFoundError, match="No module named 'my_package.mising'"):
+    build_lib.load("my_package.broken")
 
 
 def test_max_examples(source, tmp_path):

@@ -219,7 +219,8 @@ class TestValues:
     start("--gin.train.show.steps=2", function="quote")
     command, config, _ = toy.CALLS[-1]
     assert command == "python -m toy_project.train --gin.train.show.steps=2"
-    assert f"#   {command}\n" in config and config.endswith("train.show.steps = 2\n")
+    assert f"#   {command}\n# To repeat it: python -m toy_project.train --gin_file=" in config
+    assert config.endswith("train.show.steps = 2\n")
     with pytest.raises(LookupError, match="no command was started"):
       launch.current()
 

@@ -120,6 +120,7 @@ def test_the_tasks_of_a_data_file_are_listed(tmp_path, capsys, monkeypatch, writ
 def test_what_cannot_be_listed_is_said_in_one_line(tmp_path, capsys):
   status = tasks_main.main(["--gin_file=data/p3.gin", f"--gin.P3_DIR={tmp_path}"])
   assert "no template of 't0_train' there" in tiny.refused(capsys, status)
+  assert "no task module 'no_module'" in tiny.refused(capsys, tasks_main.main(["no_module"]))
   status = tasks_main.main(["--gin_file=data/p3.gin"])
   assert "P3_DIR" in tiny.refused(capsys, status)
 
