@@ -170,12 +170,14 @@ def load(
 
   Args:
     folder: the run's MODEL_DIR, with config.gin and checkpoints.
-    source: where the downstream model lies, if not where it lay in training.
+    source: where the downstream model lies, if not where it lay in training; its vocabulary too,
+      where VOCABULARY named the model's.
     loaded: the downstream model and its fingerprint, where the caller has them already.
     mesh: what all arrays are sharded over; the default device where None.
 
   Raises:
-    FileNotFoundError: the folder holds no run, or no complete checkpoint.
+    FileNotFoundError: the folder holds no run, or no complete checkpoint; the model or the
+      vocabulary is not there.
     ValueError: the checkpoint does not fit the model.
   """
   folder = storage.folder(folder)
@@ -185,7 +187,9 @@ def load(
     model = dataclasses.replace(model, source=source)
   downstream, fingerprint = loaded or model.load(mesh)
   data = given["data"]
-  vocabulary = vocabularies.load(data.config.vocabulary)
+  # Where the vocabulary is the model's own, it lies where the model lies now.
+  own = data.config.vocabulary == given["model"].source
+  vocabulary = vocabularies.load(model.source if own else data.config.vocabulary)
   producer, seed = given["hypermodel"], given["run"].seed
   if hasattr(producer, "without_source"):  # the checkpoint has all that the source gave
     producer = producer.without_source()
