@@ -55,8 +55,8 @@ def parser() -> argparse.ArgumentParser:
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   p.add_argument(
-    "--checkpoint", type=pathlib.Path, default=DEFAULT_CHECKPOINT,
-    help=f"the folder of a training run (default: {DEFAULT_CHECKPOINT})",
+    "--checkpoint", default=DEFAULT_CHECKPOINT,
+    help=f"the folder of a training run, or its gs:// address (default: {DEFAULT_CHECKPOINT})",
   )  # fmt: skip
   p.add_argument("--examples", type=pathlib.Path, required=True, help="a JSONL or JSON file")
   p.add_argument("--out", type=pathlib.Path, required=True, help="the adapter's new folder")
@@ -118,7 +118,7 @@ def adapt(args: argparse.Namespace, command: str) -> str:
   provenance = {
     "command": command,
     "hyperjax": __version__,
-    "checkpoint": str(args.checkpoint),
+    "checkpoint": args.checkpoint,
     "examples": len(examples) - counts.shots_dropped,
     "examples_sha256": hashlib.sha256(args.examples.read_bytes()).hexdigest(),
     **run.provenance,
@@ -128,7 +128,7 @@ def adapt(args: argparse.Namespace, command: str) -> str:
   return report(args.out, phi, counts, len(examples))
 
 
-def _check_makes_adapters(checkpoint: pathlib.Path, run) -> None:
+def _check_makes_adapters(checkpoint: str, run) -> None:
   """Refuses a run whose answers need more than its downstream model as it was and a phi."""
   if "downstream" in run.trained:
     raise ValueError(

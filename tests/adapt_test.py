@@ -17,6 +17,9 @@ from hyperjax.hypermodels.hyperllama import GistConfig, HyperLlamaConfig
 from hyperjax.hypermodels.tuned import NoPhi
 from hyperjax.models import families
 from hyperjax.models.llama import LlamaConfig
+from tests import bucket as bucket_lib
+
+bucket = bucket_lib.fixture
 
 CONFIG = LlamaConfig(
   vocab_size=49152, d_model=16, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=8, d_mlp=24,
@@ -185,6 +188,17 @@ def test_what_is_there_is_not_overwritten_unasked(run_of, examples, tmp_path, ca
 def test_a_wrong_argument_is_named(examples, tmp_path, capsys, arguments, message):
   status, _, err = main(capsys, "--examples", examples, "--out", tmp_path / "a", *arguments)
   assert status == 1 and message in err and err.count("\n") == 1
+
+
+def test_a_run_may_lie_in_a_bucket(bucket, run_of, examples, tmp_path, capsys):
+  given = ("--checkpoint", "gs://mine/run", "--examples", examples, "--out", tmp_path / "a")
+  status, _, err = main(capsys, *given)
+  assert status == 1
+  assert err.startswith("hyperjax adapt: gs://mine/run is not the folder of a run: no config.gin")
+  run_of()
+  assert main(capsys, *given)[0] == 0
+  about = json.loads((tmp_path / "a" / "hyperjax.json").read_text())
+  assert about["provenance"]["checkpoint"] == "gs://mine/run"
 
 
 def test_a_method_without_phi_is_refused(run_of, examples, tmp_path, capsys):
