@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from hyperjax import __version__, adapters
 from hyperjax.core import phi as phi_lib
@@ -96,11 +97,10 @@ def adapt(args: argparse.Namespace, command: str) -> str:
     raise ValueError(f"--max_tokens must be at least 1, not {args.max_tokens}")
 
   # Late, so that a wrong argument is answered at once.
-  from hyperjax import runs
   from hyperjax.evaluation import scoring
 
   mesh = sharding.sharing(args.devices)
-  run = runs.load(args.checkpoint, source=args.model, mesh=mesh)
+  run = _opened(args, mesh)
   _check_makes_adapters(args.checkpoint, run)
   episode = read_support(examples, run.prompt, run.vocabulary)
   layout = layouts.of(run.config.layout, vars(run.vocabulary))
@@ -126,6 +126,19 @@ def adapt(args: argparse.Namespace, command: str) -> str:
   adapter = adapters.Adapter(phi, base, run.prompt.to_json(), provenance)
   adapters.save(args.out, adapter, overwrite=args.overwrite)
   return report(args.out, phi, counts, len(examples))
+
+
+def _opened(args: argparse.Namespace, mesh: Mesh):
+  """The run; where the one that nobody named is not there, the error says how it comes to be."""
+  from hyperjax import runs
+
+  try:
+    return runs.load(args.checkpoint, source=args.model, mesh=mesh)
+  except FileNotFoundError as e:
+    if args.checkpoint != DEFAULT_CHECKPOINT or DEFAULT_CHECKPOINT not in str(e):
+      raise
+    said = str(e).removesuffix(".")
+    raise FileNotFoundError(f"{said}: run make quickstart, or name a run with --checkpoint") from e
 
 
 def _check_makes_adapters(checkpoint: str, run) -> None:

@@ -201,6 +201,28 @@ def test_a_run_may_lie_in_a_bucket(bucket, run_of, examples, tmp_path, capsys):
   assert about["provenance"]["checkpoint"] == "gs://mine/run"
 
 
+def test_without_the_quickstart_its_command_is_named(examples, tmp_path, capsys, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  status, _, err = main(capsys, "--examples", examples, "--out", "a")
+  assert status == 1 and err == (
+    "hyperjax adapt: runs/quickstart/hyperllama is not the folder of a run: no config.gin in it: "
+    "run make quickstart, or name a run with --checkpoint\n"
+  )
+  status, _, err = main(capsys, "--checkpoint", "mine", "--examples", examples, "--out", "a")
+  assert status == 1 and "mine is not the folder of a run" in err and "quickstart" not in err
+
+
+def test_another_file_that_is_missing_is_not_the_quickstarts(
+  examples, tmp_path, capsys, monkeypatch
+):
+  def without_model(*_, **__):
+    raise FileNotFoundError("model source 'there': no such file or folder")
+
+  monkeypatch.setattr(runs, "load", without_model)
+  status, _, err = main(capsys, "--examples", examples, "--out", tmp_path / "a")
+  assert status == 1 and err == "hyperjax adapt: model source 'there': no such file or folder\n"
+
+
 def test_a_method_without_phi_is_refused(run_of, examples, tmp_path, capsys):
   run_of(None)
   status, _, err = main(capsys, "--examples", examples, "--out", tmp_path / "a")
