@@ -108,6 +108,12 @@ def adapt(args: argparse.Namespace, command: str) -> str:
   shape = shapes.rounded(size, queries=1, query=1, targets=1)
   shape = dataclasses.replace(shape, support=min(shape.support, args.max_tokens))
   batch, counts = loader.to_batch([episode], shape, layout)
+  if run.longest_support is not None and counts.support_tokens > run.longest_support:
+    print(
+      f"note: the examples have {counts.support_tokens} tokens, and training had at most "
+      f"{run.longest_support}: --max_tokens {run.longest_support} keeps to that",
+      file=sys.stderr,
+    )
   with jax.set_mesh(mesh):
     phi = scoring.produce(run.producer, run.downstream, batch.support)
   if phi is None:

@@ -123,6 +123,13 @@ def held_out(given: Mapping[str, Any]) -> "DataFolder | None":
   return None if isinstance(data.episodes, CaclmConfig) else data.held_out
 
 
+def longest_support(given: Mapping[str, Any]) -> int | None:
+  """The most tokens of a support in a run with these arguments; None where it reads running text,
+  which holds no examples."""
+  episodes = given["data"].episodes
+  return None if isinstance(episodes, CaclmConfig) else episodes.longest_support
+
+
 @dataclasses.dataclass(frozen=True)
 class Run:
   """A finished (or interrupted) training run, ready to be used.
@@ -137,6 +144,7 @@ class Run:
     trained_hash: of the checkpoint's parameters.
     inline: whether its queries held the support themselves.
     trained: the parts that training changed, as `systems.trained_parts`.
+    longest_support: the most tokens of a support in training; None where it read running text.
     provenance: for adapters: run, step, hypermodel, data hash, the base's bits where they are few.
   """
 
@@ -151,6 +159,7 @@ class Run:
   trained_hash: str
   inline: bool
   trained: tuple[str, ...]
+  longest_support: int | None
   provenance: Mapping[str, Any]
 
   @property
@@ -211,7 +220,8 @@ def load(
   adapted = system.downstream if "downstream" in trained else downstream
   return Run(
     folder, model, adapted, system.producer, restored.step, vocabulary,
-    data.config.prompt, fingerprint, digest(restored.trained), data.inline, trained, provenance,
+    data.config.prompt, fingerprint, digest(restored.trained), data.inline, trained,
+    longest_support(given), provenance,
   )  # fmt: skip
 
 

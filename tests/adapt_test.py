@@ -47,11 +47,11 @@ def run_of(base, monkeypatch, tmp_path):
   model, downstream, fingerprint, vocabulary = base
   encode = systems.encoder(vocabulary)
 
-  def install(config=HYPER, inline=False, trained=("producer",)):
+  def install(config=HYPER, inline=False, trained=("producer",), longest=None):
     producer = NoPhi() if config is None else config.build(downstream, encode, nnx.Rngs(3))
     run = runs.Run(
       tmp_path / "run", model, downstream, producer, 7, vocabulary, PROMPT, fingerprint, "",
-      inline, trained,
+      inline, trained, longest,
       {"hypermodel": type(config).__name__, "step": 7, "data": "abc"},
     )  # fmt: skip
     monkeypatch.setattr(runs, "load", lambda folder, **_: run)
@@ -133,6 +133,23 @@ def test_what_does_not_fit_is_dropped_from_the_far_end(base, run_of, examples, t
     adapters.read_tensors(tmp_path / name / "adapter_model.safetensors") for name in "ab"
   )
   np.testing.assert_allclose(one["prompt_embeddings"], other["prompt_embeddings"], atol=1e-5)
+
+
+def test_more_tokens_than_in_training_are_remarked(base, run_of, examples, tmp_path, capsys):
+  size = len(support_of(base[-1], EXAMPLES))
+  given = ("--examples", examples, "--out", tmp_path / "a", "--overwrite")
+  for longest in (None, size):
+    run_of(longest=longest)
+    assert main(capsys, *given)[::2] == (0, "")
+  run_of(longest=size - 1)
+  status, out, err = main(capsys, *given)
+  assert status == 0 and f"read   4 examples, {size} tokens" in out
+  assert err == (
+    f"note: the examples have {size} tokens, and training had at most {size - 1}: --max_tokens "
+    f"{size - 1} keeps to that\n"
+  )
+  status, out, err = main(capsys, *given, "--max_tokens", size - 1)
+  assert status == 0 and "the first 1 of 4 examples were dropped" in out and not err
 
 
 def test_the_support_is_made_of_pieces(base, examples):

@@ -11,7 +11,9 @@ import pytest
 
 from hyperjax import launch, runs, sources, systems
 from hyperjax.core.batch import Support
+from hyperjax.data import shapes as shapes_lib
 from hyperjax.data import vocabularies
+from hyperjax.data.episodes import EpisodeConfig
 from hyperjax.evaluation import scoring
 from hyperjax.models import families
 from tests import tiny as tiny_lib
@@ -41,13 +43,25 @@ def test_a_run_has_the_parameters_of_its_newest_checkpoint(tiny, given):
   }  # fmt: skip
   assert run.config == given["model"].architecture
   assert run.model_fingerprint == run.model.load()[1]
-  assert run.prompt.name == "qa"
+  assert run.prompt.name == "qa" and run.longest_support == 1024
 
 
 def test_a_loaded_model_is_used_and_not_copied(tiny, given):
   loaded = given["model"].load()
   run = runs.load(tiny.run, loaded=loaded)
   assert run.downstream is loaded[0]
+
+
+def test_the_longest_support_of_a_run():
+  read = lambda data, run, *more: launch.arguments(
+    ["models/llama_tiny.gin", "systems/hyperllama.gin", f"data/{data}.gin", f"runs/{run}.gin"],
+    "hyperjax.train", "train",
+    bindings=["MODEL_DIR='m'", "DATA_DIR='d'", "TRAIN_STEPS=70", *more],
+  )  # fmt: skip
+  assert runs.longest_support(read("lexical", "mtf", "EPISODE_LIMIT=(160, 24, 8)")) == 160
+  assert runs.longest_support(read("text", "hyperpretrain", "TEXT_DIR='t'")) is None
+  shapes = [shapes_lib.BatchShape(support, 8, 16, 8) for support in (64, 192, 32)]
+  assert EpisodeConfig(shapes=shapes).longest_support == 192
 
 
 @pytest.fixture
