@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import hashlib
+import os
 import pathlib
 import shlex
 import sys
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from hyperjax import __version__, adapters
+from hyperjax import __version__, adapters, storage
 from hyperjax.core import phi as phi_lib
 from hyperjax.core import sharding
 from hyperjax.data import layouts, loader, rows, shapes
@@ -56,11 +57,11 @@ def parser() -> argparse.ArgumentParser:
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   p.add_argument(
-    "--checkpoint", default=DEFAULT_CHECKPOINT,
+    "--checkpoint", type=os.path.expanduser, default=DEFAULT_CHECKPOINT,
     help=f"the folder of a training run, or its gs:// address (default: {DEFAULT_CHECKPOINT})",
   )  # fmt: skip
-  p.add_argument("--examples", type=pathlib.Path, required=True, help="a JSONL or JSON file")
-  p.add_argument("--out", type=pathlib.Path, required=True, help="the adapter's new folder")
+  p.add_argument("--examples", type=storage.local, required=True, help="a JSONL or JSON file")
+  p.add_argument("--out", type=storage.local, required=True, help="the adapter's new folder")
   p.add_argument("--model", help="where the base model lies, if not where it lay in training")
   p.add_argument(
     "--max_tokens", type=int, default=DEFAULT_TOKENS,
