@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import hashlib
+import os
 import pathlib
 import shlex
 import sys
@@ -11,8 +12,9 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
-from hyperjax import __version__, adapters
+from hyperjax import __version__, adapters, storage
 from hyperjax.core import phi as phi_lib
 from hyperjax.core import sharding
 from hyperjax.data import layouts, loader, rows, shapes
@@ -55,11 +57,11 @@ def parser() -> argparse.ArgumentParser:
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   p.add_argument(
-    "--checkpoint", type=pathlib.Path, default=DEFAULT_CHECKPOINT,
-    help=f"the folder of a training run (default: {DEFAULT_CHECKPOINT})",
+    "--checkpoint", type=os.path.expanduser, default=DEFAULT_CHECKPOINT,
+    help=f"the folder of a training run, or its gs:// address (default: {DEFAULT_CHECKPOINT})",
   )  # fmt: skip
-  p.add_argument("--examples", type=pathlib.Path, required=True, help="a JSONL or JSON file")
-  p.add_argument("--out", type=pathlib.Path, required=True, help="the adapter's new folder")
+  p.add_argument("--examples", type=storage.local, required=True, help="a JSONL or JSON file")
+  p.add_argument("--out", type=storage.local, required=True, help="the adapter's new folder")
   p.add_argument("--model", help="where the base model lies, if not where it lay in training")
   p.add_argument(
     "--max_tokens", type=int, default=DEFAULT_TOKENS,
@@ -96,11 +98,10 @@ def adapt(args: argparse.Namespace, command: str) -> str:
     raise ValueError(f"--max_tokens must be at least 1, not {args.max_tokens}")
 
   # Late, so that a wrong argument is answered at once.
-  from hyperjax import runs
   from hyperjax.evaluation import scoring
 
   mesh = sharding.sharing(args.devices)
-  run = runs.load(args.checkpoint, source=args.model, mesh=mesh)
+  run = _opened(args, mesh)
   _check_makes_adapters(args.checkpoint, run)
   episode = read_support(examples, run.prompt, run.vocabulary)
   layout = layouts.of(run.config.layout, vars(run.vocabulary))
@@ -108,6 +109,12 @@ def adapt(args: argparse.Namespace, command: str) -> str:
   shape = shapes.rounded(size, queries=1, query=1, targets=1)
   shape = dataclasses.replace(shape, support=min(shape.support, args.max_tokens))
   batch, counts = loader.to_batch([episode], shape, layout)
+  if run.longest_support is not None and counts.support_tokens > run.longest_support:
+    print(
+      f"note: the examples have {counts.support_tokens} tokens, and training had at most "
+      f"{run.longest_support}: --max_tokens {run.longest_support} keeps to that",
+      file=sys.stderr,
+    )
   with jax.set_mesh(mesh):
     phi = scoring.produce(run.producer, run.downstream, batch.support)
   if phi is None:
@@ -118,7 +125,7 @@ def adapt(args: argparse.Namespace, command: str) -> str:
   provenance = {
     "command": command,
     "hyperjax": __version__,
-    "checkpoint": str(args.checkpoint),
+    "checkpoint": args.checkpoint,
     "examples": len(examples) - counts.shots_dropped,
     "examples_sha256": hashlib.sha256(args.examples.read_bytes()).hexdigest(),
     **run.provenance,
@@ -128,7 +135,20 @@ def adapt(args: argparse.Namespace, command: str) -> str:
   return report(args.out, phi, counts, len(examples))
 
 
-def _check_makes_adapters(checkpoint: pathlib.Path, run) -> None:
+def _opened(args: argparse.Namespace, mesh: Mesh):
+  """The run; where the one that nobody named is not there, the error says how it comes to be."""
+  from hyperjax import runs
+
+  try:
+    return runs.load(args.checkpoint, source=args.model, mesh=mesh)
+  except FileNotFoundError as e:
+    if args.checkpoint != DEFAULT_CHECKPOINT or DEFAULT_CHECKPOINT not in str(e):
+      raise
+    said = str(e).removesuffix(".")
+    raise FileNotFoundError(f"{said}: run make quickstart, or name a run with --checkpoint") from e
+
+
+def _check_makes_adapters(checkpoint: str, run) -> None:
   """Refuses a run whose answers need more than its downstream model as it was and a phi."""
   if "downstream" in run.trained:
     raise ValueError(

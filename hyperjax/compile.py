@@ -71,7 +71,9 @@ class Training:
     training = cls(**{name: given[name] for name in names if name in given})
     model = training.model
     systems.check_fits(training.hypermodel, model.architecture, model.bits)
-    train.check_together(model, training.data, training.run, training.objective)
+    train.check_together(
+      model, training.data, training.run, training.optimizer, training.objective
+    )
     return training
 
   @property

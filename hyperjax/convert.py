@@ -1,6 +1,7 @@
 """hyperjax convert: write a model that hyperjax loads, or has trained, as a Hugging Face folder."""
 
 import argparse
+import os
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from hyperjax import runs
+from hyperjax import runs, storage
 from hyperjax.data import vocabularies
 from hyperjax.models import families
 from hyperjax.sources import EMBEDDED
@@ -50,8 +51,11 @@ def parser() -> argparse.ArgumentParser:
   )
   model = p.add_mutually_exclusive_group(required=True)
   model.add_argument("--source", help=f"{EMBEDDED}, a folder, a .gguf file or a Hugging Face id")
-  model.add_argument("--run", help="the folder of a training run that changed its downstream model")
-  p.add_argument("--out", required=True, type=pathlib.Path, help="a new or empty folder")
+  model.add_argument(
+    "--run", type=os.path.expanduser,
+    help="the folder of a training run that changed its downstream model",
+  )  # fmt: skip
+  p.add_argument("--out", required=True, type=storage.local, help="a new or empty folder")
   p.add_argument("--dtype", choices=sorted(DTYPES), default="float32", help="default: float32")
   return p
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hyperjax import adapters
+from hyperjax import adapters, storage
 from hyperjax.core import phi as phi_lib
 from hyperjax.core import quantised, sharding
 from hyperjax.core.phi import Phi
@@ -60,10 +60,13 @@ def parser() -> argparse.ArgumentParser:
     epilog=EPILOG,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
-  p.add_argument("--adapter", action="append", default=[], help="an adapter's folder; repeatable")
+  p.add_argument(
+    "--adapter", type=os.path.expanduser, action="append", default=[],
+    help="an adapter's folder; repeatable",
+  )  # fmt: skip
   given = p.add_mutually_exclusive_group(required=True)
   given.add_argument("--input", action="append", help="an input; repeatable")
-  given.add_argument("--inputs", type=pathlib.Path, help="a JSONL or JSON file of inputs")
+  given.add_argument("--inputs", type=storage.local, help="a JSONL or JSON file of inputs")
   p.add_argument("--model", help="where the base model lies (default: where the adapter says)")
   p.add_argument(
     "--prompt", choices=sorted(prompts.FORMATS), help="prompt format (default: the adapter's own)"
@@ -77,7 +80,7 @@ def parser() -> argparse.ArgumentParser:
     "--base_bits", type=int, choices=sorted(quantised.TYPES), help="of the base model's matrices "
     "(default: full width)",
   )  # fmt: skip
-  p.add_argument("--out", type=pathlib.Path, help="writes JSON lines: input, prediction, adapter")
+  p.add_argument("--out", type=storage.local, help="writes JSON lines: input, prediction, adapter")
   return p
 
 

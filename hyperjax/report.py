@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from hyperjax import storage
 from hyperjax.evaluation import page, plots, report, tables
 
 EPILOG = """\
@@ -54,7 +55,9 @@ def parser() -> argparse.ArgumentParser:
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   p.add_argument("evaluations", nargs="+", metavar="[NAME=]DIR", help="an evaluation's folder")
-  p.add_argument("--out", required=True, type=pathlib.Path, metavar="FOLDER", help="where to write")
+  p.add_argument(
+    "--out", required=True, type=storage.local, metavar="FOLDER", help="where to write"
+  )  # fmt: skip
   return p
 
 

@@ -123,6 +123,13 @@ def held_out(given: Mapping[str, Any]) -> "DataFolder | None":
   return None if isinstance(data.episodes, CaclmConfig) else data.held_out
 
 
+def longest_support(given: Mapping[str, Any]) -> int | None:
+  """The most tokens of a support in a run with these arguments; None where it reads running text,
+  which holds no examples."""
+  episodes = given["data"].episodes
+  return None if isinstance(episodes, CaclmConfig) else episodes.longest_support
+
+
 @dataclasses.dataclass(frozen=True)
 class Run:
   """A finished (or interrupted) training run, ready to be used.
@@ -137,6 +144,7 @@ class Run:
     trained_hash: of the checkpoint's parameters.
     inline: whether its queries held the support themselves.
     trained: the parts that training changed, as `systems.trained_parts`.
+    longest_support: the most tokens of a support in training; None where it read running text.
     provenance: for adapters: run, step, hypermodel, data hash, the base's bits where they are few.
   """
 
@@ -151,6 +159,7 @@ class Run:
   trained_hash: str
   inline: bool
   trained: tuple[str, ...]
+  longest_support: int | None
   provenance: Mapping[str, Any]
 
   @property
@@ -170,12 +179,14 @@ def load(
 
   Args:
     folder: the run's MODEL_DIR, with config.gin and checkpoints.
-    source: where the downstream model lies, if not where it lay in training.
+    source: where the downstream model lies, if not where it lay in training; its vocabulary too,
+      where VOCABULARY named the model's.
     loaded: the downstream model and its fingerprint, where the caller has them already.
     mesh: what all arrays are sharded over; the default device where None.
 
   Raises:
-    FileNotFoundError: the folder holds no run, or no complete checkpoint.
+    FileNotFoundError: the folder holds no run, or no complete checkpoint; the model or the
+      vocabulary is not there.
     ValueError: the checkpoint does not fit the model.
   """
   folder = storage.folder(folder)
@@ -185,7 +196,9 @@ def load(
     model = dataclasses.replace(model, source=source)
   downstream, fingerprint = loaded or model.load(mesh)
   data = given["data"]
-  vocabulary = vocabularies.load(data.config.vocabulary)
+  # Where the vocabulary is the model's own, it lies where the model lies now.
+  own = data.config.vocabulary == given["model"].source
+  vocabulary = vocabularies.load(model.source if own else data.config.vocabulary)
   producer, seed = given["hypermodel"], given["run"].seed
   if hasattr(producer, "without_source"):  # the checkpoint has all that the source gave
     producer = producer.without_source()
@@ -207,7 +220,8 @@ def load(
   adapted = system.downstream if "downstream" in trained else downstream
   return Run(
     folder, model, adapted, system.producer, restored.step, vocabulary,
-    data.config.prompt, fingerprint, digest(restored.trained), data.inline, trained, provenance,
+    data.config.prompt, fingerprint, digest(restored.trained), data.inline, trained,
+    longest_support(given), provenance,
   )  # fmt: skip
 
 

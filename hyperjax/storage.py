@@ -63,6 +63,11 @@ def folder(path: str | os.PathLike) -> epath.Path:
   return epath.Path(path)
 
 
+def local(path: str) -> pathlib.Path:
+  """A path of the local disk as a command line names it: a shell leaves the ~ of --out=~/x."""
+  return pathlib.Path(path).expanduser()
+
+
 def copy_folder(address: str, to: str | os.PathLike) -> None:
   """Copies a bucket's folder to the local disk, whole or not at all; one that is there is kept.
 

@@ -126,7 +126,7 @@ def train(
     the same command goes on from there.
   """
   systems.check_fits(hypermodel, model.architecture, model.bits)
-  check_together(model, data, run, objective)
+  check_together(model, data, run, optimizer, objective)
   mesh = run.mesh.planned() if dry_run else run.mesh.build()
   sharding.check_batch(run.batch_size // run.accumulate, mesh)
   if dry_run:
@@ -234,7 +234,7 @@ def train(
   return 0
 
 
-def check_together(model, data: TrainData, run: RunConfig, objective) -> None:
+def check_together(model, data: TrainData, run: RunConfig, optimizer, objective) -> None:
   """Refuses settings that are each allowed, but not with one another.
 
   Raises:
@@ -244,6 +244,11 @@ def check_together(model, data: TrainData, run: RunConfig, objective) -> None:
     raise ValueError(
       f"EVAL_PERIOD is {run.eval_period}, but running text has no few-shot queries to evaluate: "
       "set it to 0"
+    )
+  if (warmup := optimizer.schedule.warmup_steps) >= run.steps:
+    raise ValueError(
+      f"WARMUP_STEPS is {warmup}, but TRAIN_STEPS is {run.steps}, and the warm-up must end before "
+      f"the run does: set WARMUP_STEPS to less, such as {run.steps // 10}"
     )
   if objective.distillation and model.architecture.layout != "decoder":
     raise ValueError(

@@ -17,6 +17,9 @@ from hyperjax.hypermodels.hyperllama import GistConfig, HyperLlamaConfig
 from hyperjax.hypermodels.tuned import NoPhi
 from hyperjax.models import families
 from hyperjax.models.llama import LlamaConfig
+from tests import bucket as bucket_lib
+
+bucket = bucket_lib.fixture
 
 CONFIG = LlamaConfig(
   vocab_size=49152, d_model=16, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=8, d_mlp=24,
@@ -44,11 +47,11 @@ def run_of(base, monkeypatch, tmp_path):
   model, downstream, fingerprint, vocabulary = base
   encode = systems.encoder(vocabulary)
 
-  def install(config=HYPER, inline=False, trained=("producer",)):
+  def install(config=HYPER, inline=False, trained=("producer",), longest=None):
     producer = NoPhi() if config is None else config.build(downstream, encode, nnx.Rngs(3))
     run = runs.Run(
       tmp_path / "run", model, downstream, producer, 7, vocabulary, PROMPT, fingerprint, "",
-      inline, trained,
+      inline, trained, longest,
       {"hypermodel": type(config).__name__, "step": 7, "data": "abc"},
     )  # fmt: skip
     monkeypatch.setattr(runs, "load", lambda folder, **_: run)
@@ -132,6 +135,23 @@ def test_what_does_not_fit_is_dropped_from_the_far_end(base, run_of, examples, t
   np.testing.assert_allclose(one["prompt_embeddings"], other["prompt_embeddings"], atol=1e-5)
 
 
+def test_more_tokens_than_in_training_are_remarked(base, run_of, examples, tmp_path, capsys):
+  size = len(support_of(base[-1], EXAMPLES))
+  given = ("--examples", examples, "--out", tmp_path / "a", "--overwrite")
+  for longest in (None, size):
+    run_of(longest=longest)
+    assert main(capsys, *given)[::2] == (0, "")
+  run_of(longest=size - 1)
+  status, out, err = main(capsys, *given)
+  assert status == 0 and f"read   4 examples, {size} tokens" in out
+  assert err == (
+    f"note: the examples have {size} tokens, and training had at most {size - 1}: --max_tokens "
+    f"{size - 1} keeps to that\n"
+  )
+  status, out, err = main(capsys, *given, "--max_tokens", size - 1)
+  assert status == 0 and "the first 1 of 4 examples were dropped" in out and not err
+
+
 def test_the_support_is_made_of_pieces(base, examples):
   vocabulary = base[-1]
   read = rows.read(examples, ["input", "output"])
@@ -185,6 +205,39 @@ def test_what_is_there_is_not_overwritten_unasked(run_of, examples, tmp_path, ca
 def test_a_wrong_argument_is_named(examples, tmp_path, capsys, arguments, message):
   status, _, err = main(capsys, "--examples", examples, "--out", tmp_path / "a", *arguments)
   assert status == 1 and message in err and err.count("\n") == 1
+
+
+def test_a_run_may_lie_in_a_bucket(bucket, run_of, examples, tmp_path, capsys):
+  given = ("--checkpoint", "gs://mine/run", "--examples", examples, "--out", tmp_path / "a")
+  status, _, err = main(capsys, *given)
+  assert status == 1
+  assert err.startswith("hyperjax adapt: gs://mine/run is not the folder of a run: no config.gin")
+  run_of()
+  assert main(capsys, *given)[0] == 0
+  about = json.loads((tmp_path / "a" / "hyperjax.json").read_text())
+  assert about["provenance"]["checkpoint"] == "gs://mine/run"
+
+
+def test_without_the_quickstart_its_command_is_named(examples, tmp_path, capsys, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  status, _, err = main(capsys, "--examples", examples, "--out", "a")
+  assert status == 1 and err == (
+    "hyperjax adapt: runs/quickstart/hyperllama is not the folder of a run: no config.gin in it: "
+    "run make quickstart, or name a run with --checkpoint\n"
+  )
+  status, _, err = main(capsys, "--checkpoint", "mine", "--examples", examples, "--out", "a")
+  assert status == 1 and "mine is not the folder of a run" in err and "quickstart" not in err
+
+
+def test_another_file_that_is_missing_is_not_the_quickstarts(
+  examples, tmp_path, capsys, monkeypatch
+):
+  def without_model(*_, **__):
+    raise FileNotFoundError("model source 'there': no such file or folder")
+
+  monkeypatch.setattr(runs, "load", without_model)
+  status, _, err = main(capsys, "--examples", examples, "--out", tmp_path / "a")
+  assert status == 1 and err == "hyperjax adapt: model source 'there': no such file or folder\n"
 
 
 def test_a_method_without_phi_is_refused(run_of, examples, tmp_path, capsys):

@@ -23,7 +23,7 @@ tiny = tiny_lib.fixture
 
 FILES = ["models/llama_tiny.gin", "systems/hyperllama.gin", "data/lexical.gin", "runs/mtf.gin"]
 ARGUMENTS = [f"--gin_file={file}" for file in FILES]
-UNREAD = ["MODEL_DIR='m'", "DATA_DIR='d'", "TRAIN_STEPS=7"]
+UNREAD = ["MODEL_DIR='m'", "DATA_DIR='d'", "TRAIN_STEPS=70"]
 
 
 def training(*bindings: str, files=FILES) -> compile_lib.Training:

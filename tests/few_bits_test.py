@@ -19,7 +19,7 @@ from tests.baselines_test import gin_of
 
 tiny = tiny_lib.fixture
 
-UNREAD = ("MODEL_DIR='m'", "DATA_DIR='d'", "TRAIN_STEPS=7")
+UNREAD = ("MODEL_DIR='m'", "DATA_DIR='d'", "TRAIN_STEPS=70")
 
 
 def training(model: str, system: str, *bindings: str) -> compile_lib.Training:

@@ -43,7 +43,7 @@ FAMILIES = {
   ),
 }  # fmt: skip
 NEEDED = {
-  "MODEL_DIR": "no_run", "DATA_DIR": "no_data", "TRAIN_STEPS": "7", "FEWSHOT_DIR": "no_tasks",
+  "MODEL_DIR": "no_run", "DATA_DIR": "no_data", "TRAIN_STEPS": "70", "FEWSHOT_DIR": "no_tasks",
   "EVAL_OUTPUT_DIR": "no_report", "TEXT_DIR": "no_text", "NI_DIR": "no_instructions",
   "METAICL_DIR": "no_metaicl", "P3_DIR": "no_p3", "C4_DIR": "no_c4",
   "REDPAJAMA_DIR": "no_redpajama", "PROMPTSOURCE_DIR": "no_promptsource",
@@ -124,7 +124,7 @@ def test_models_and_data_combine(capsys, model, data):
     assert frozen == pytest.approx(FROZEN[stem(model)], rel=5e-3)
   assert 0 < trained < frozen / 5
   kind = "CACLM windows of 512 tokens, equal cuts" if data in CORPORA else "10 shots, 8 queries"
-  assert f"7, 4 episodes each: {kind}\n" in out and "not built yet" in out
+  assert f"70, 4 episodes each: {kind}\n" in out and "not built yet" in out
   assert f"{TITLES.get(stem(data), stem(data))} in no_data/train" in out and "GiB" in out
 
 

@@ -9,11 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hyperjax import launch, runs, systems
+from hyperjax import launch, runs, sources, systems
 from hyperjax.core.batch import Support
+from hyperjax.data import shapes as shapes_lib
 from hyperjax.data import vocabularies
+from hyperjax.data.episodes import EpisodeConfig
 from hyperjax.data.manifest import DataConfig
 from hyperjax.evaluation import scoring
+from hyperjax.models import families
 from tests import tiny as tiny_lib
 from tests.models import tiny as models
 
@@ -41,7 +44,7 @@ def test_a_run_has_the_parameters_of_its_newest_checkpoint(tiny, given):
   }  # fmt: skip
   assert run.config == given["model"].architecture
   assert run.model_fingerprint == run.model.load()[1]
-  assert run.prompt.name == "qa"
+  assert run.prompt.name == "qa" and run.longest_support == 1024
 
 
 def test_a_loaded_model_is_used_and_not_copied(tiny, given):
@@ -50,11 +53,41 @@ def test_a_loaded_model_is_used_and_not_copied(tiny, given):
   assert run.downstream is loaded[0]
 
 
-def test_the_base_model_may_have_moved(tiny, tmp_path):
-  moved = tmp_path / "moved"
-  moved.symlink_to(tiny.model)
+def test_the_longest_support_of_a_run():
+  read = lambda data, run, *more: launch.arguments(
+    ["models/llama_tiny.gin", "systems/hyperllama.gin", f"data/{data}.gin", f"runs/{run}.gin"],
+    "hyperjax.train", "train",
+    bindings=["MODEL_DIR='m'", "DATA_DIR='d'", "TRAIN_STEPS=70", *more],
+  )  # fmt: skip
+  assert runs.longest_support(read("lexical", "mtf", "EPISODE_LIMIT=(160, 24, 8)")) == 160
+  assert runs.longest_support(read("text", "hyperpretrain", "TEXT_DIR='t'")) is None
+  shapes = [shapes_lib.BatchShape(support, 8, 16, 8) for support in (64, 192, 32)]
+  assert EpisodeConfig(shapes=shapes).longest_support == 192
+
+
+@pytest.fixture
+def moved(tiny, tmp_path):
+  """Where the base model lies meanwhile; nothing is left where the run's config.gin names it."""
+  there = tmp_path / "moved"
+  tiny.model.rename(there)
+  yield there
+  there.rename(tiny.model)
+
+
+def test_the_base_model_may_have_moved(tiny, moved):
+  """And its vocabulary with it: one folder holds both."""
   run = runs.load(tiny.run, source=str(moved))
   assert run.model.source == str(moved) and run.step == tiny_lib.STEPS
+  assert run.vocabulary.fingerprint == vocabularies.load(moved).fingerprint
+
+
+def test_a_vocabulary_of_another_place_stays_there(tiny, tmp_path):
+  weights, run = tmp_path / "weights", tmp_path / "run"
+  shutil.copytree(tiny.model, weights, ignore=shutil.ignore_patterns("tokenizer*"))
+  shutil.copytree(tiny.run, run)
+  with open(run / "config.gin", "a") as file:
+    file.write(f"\nVOCABULARY = {sources.EMBEDDED!r}\n")
+  assert runs.load(run, source=str(weights)).vocabulary.size == 49152
 
 
 def test_reading_a_run_changes_nothing_in_it(tiny):
@@ -81,9 +114,12 @@ def test_a_folder_without_a_whole_run_is_refused(tiny, tmp_path, contents, messa
   assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)
 
 
-def test_another_model_is_refused(tiny):
+def test_another_model_is_refused(tiny, given, tmp_path):
+  config = given["model"].architecture
+  params = families.random(config, seed=2).params
+  families.save(tmp_path / "other", config, params, tokenizer=vocabularies.load(tiny.model))
   with pytest.raises(ValueError, match="was trained on a frozen model with fingerprint"):
-    runs.load(tiny.run, source="random")
+    runs.load(tiny.run, source=str(tmp_path / "other"))
 
 
 def test_a_dtype_is_chosen_for_this_machine(given):

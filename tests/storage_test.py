@@ -1,10 +1,11 @@
 """Folders of buckets: copied whole or not at all, read and written under their own names."""
 
 import contextlib
+import re
 
 import pytest
 
-from hyperjax import storage
+from hyperjax import adapt, convert, predict, report, storage
 from tests import bucket as bucket_lib
 
 bucket = bucket_lib.fixture
@@ -25,6 +26,21 @@ def test_what_is_an_address(tmp_path):
 def test_an_address_that_is_not_served_is_refused(bucket, path, message):
   with contextlib.nullcontext() if message is None else pytest.raises(ValueError, match=message):
     storage.check_address(path, "DATA_DIR", "mount it", bucket=bucket)
+
+
+@pytest.mark.parametrize("command, arguments", [
+  (adapt, "--checkpoint=~/run --examples=~/ten.jsonl --out=~/mine"),
+  (predict, "--adapter=~/mine --inputs=~/in.jsonl --out=~/out.jsonl"),
+  (convert, "--run=~/run --out=~/model"),
+  (report, "runs/mine --out=~/compared"),
+])  # fmt: skip
+def test_each_command_knows_the_home_folder(monkeypatch, command, arguments):
+  """A shell leaves the sign as it is behind another word."""
+  monkeypatch.setenv("HOME", "/home/me")
+  given = vars(command.parser().parse_args(arguments.split()))
+  found = re.findall(r"/home/me/[\w.]+", str(given))
+  assert [path.replace("/home/me", "~") for path in found] == re.findall(r"~[^ ]+", arguments)
+  assert "~" not in str(given)
 
 
 def test_without_gcsfs_an_address_is_refused(monkeypatch):

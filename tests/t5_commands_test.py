@@ -173,7 +173,8 @@ def test_the_adapter_is_the_producers_phi_and_answers_alike(
   producer = SYSTEMS[name].build(model, systems.encoder(vocabulary), nnx.Rngs(3))
   the_run = runs.Run(
     tmp_path / "run", runs.ModelConfig(CONFIG, str(folder), dtype="float32"), model, producer, 7,
-    vocabulary, PROMPT, base.fingerprint, "", False, ("producer",), {"hypermodel": name, "step": 7},
+    vocabulary, PROMPT, base.fingerprint, "", False, ("producer",), None,
+    {"hypermodel": name, "step": 7},
   )  # fmt: skip
   monkeypatch.setattr(runs, "load", lambda folder, **_: the_run)
   examples = tmp_path / "ex.jsonl"

@@ -390,10 +390,22 @@ def test_a_run_for_a_larger_machine_is_planned_here(tiny, tmp_path, capsys):
   assert message.startswith("100 episodes cannot be shared out evenly over data 1 x fsdp 64: ")
 
 
-def test_a_warm_up_as_long_as_the_run_is_refused(tiny, tmp_path, capsys):
-  status = tiny.train(tmp_path / "run", WARMUP_STEPS=5, TRAIN_STEPS=5)
-  message = tiny_lib.refused(capsys, status)
-  assert message == "Schedule.warmup_steps 5 must be less than the run's 5 steps"
+@pytest.mark.parametrize("more", [["--dry_run"], []], ids=["planned", "begun"])
+@pytest.mark.parametrize("optimizer", ["AdamW", "Adafactor"])
+def test_a_warm_up_as_long_as_the_run_is_refused_before_work(
+  tiny, tmp_path, capsys, more, optimizer
+):
+  macros = {"DATA_DIR": tmp_path / "data", "OPTIMIZER": f"@optimizers.{optimizer}()"}
+  status = tiny.train(tmp_path / "run", *more, WARMUP_STEPS=10, TRAIN_STEPS=10, **macros)
+  assert tiny_lib.refused(capsys, status) == (
+    "WARMUP_STEPS is 10, but TRAIN_STEPS is 10, and the warm-up must end before the run does: set "
+    "WARMUP_STEPS to less, such as 1"
+  )
+  assert not any(tmp_path.iterdir())
+
+
+def test_a_warm_up_may_end_with_the_run_in_sight(tiny, tmp_path):
+  assert tiny.train(tmp_path / "run", "--dry_run", WARMUP_STEPS=9, TRAIN_STEPS=10) == 0
 
 
 def test_missing_macros_are_listed_with_their_meaning(tiny, capsys):

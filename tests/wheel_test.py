@@ -67,7 +67,7 @@ def test_a_wheel_does_what_a_checkout_does(tiny, site, tmp_path, capsys):
   train = [
     "train", "--gin_file=models/smollm2_135m.gin", "--gin_file=systems/hyperllama.gin",
     "--gin_file=data/lexical.gin", "--gin_file=runs/mtf.gin", "--gin.MODEL_DIR=no_run",
-    "--gin.DATA_DIR=no_data", "--gin.TRAIN_STEPS=10", "--dry_run",
+    "--gin.DATA_DIR=no_data", "--gin.TRAIN_STEPS=20", "--dry_run",
   ]  # fmt: skip
   run = str(tmp_path / "run")
   adapt = ["adapt", "--checkpoint", run, "--examples", "ten.jsonl", "--out", "mine"]

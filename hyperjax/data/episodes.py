@@ -140,6 +140,11 @@ class EpisodeConfig:
     support, query, targets = self.limit
     return (1, support + query, targets) if self.inline else self.limit
 
+  @property
+  def longest_support(self) -> int:
+    """The most tokens that a support apart from its queries can have, whatever the tasks."""
+    return max((shape.support for shape in self.shapes), default=self.limit[0])
+
   def largest(self, layout: Layout) -> BatchShape:
     """The shape of the largest batches that there can be, whatever the tasks."""
     del layout

@@ -46,6 +46,7 @@ def find(
 
   Raises FileNotFoundError, naming the nearest file that exists.
   """
+  name = os.path.expanduser(name)
   if storage.in_bucket(name):
     file = storage.folder(name)
     if not file.exists():
@@ -147,10 +148,11 @@ def parse(
     kind = "flag" if unknown[0].startswith("-") else "argument"
     raise ValueError(f"unknown {kind} '{unknown[0]}'.{nearest(name, known)} See --help.")
   options.gin_search_paths = [
-    folder for group in options.gin_search_paths for folder in group.split(",") if folder
+    os.path.expanduser(folder)
+    for group in options.gin_search_paths for folder in group.split(",") if folder
   ]
   if options.tfds_data_dir:
-    os.environ["TFDS_DATA_DIR"] = options.tfds_data_dir
+    os.environ["TFDS_DATA_DIR"] = os.path.expanduser(options.tfds_data_dir)
   options.flags_help = parser.format_help()
   return options, bindings
 

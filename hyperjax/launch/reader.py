@@ -7,6 +7,7 @@ importlib.util without importing it) and logs an error for every search path tha
 
 import fnmatch
 import inspect
+import os
 import pathlib
 import pkgutil
 import re
@@ -169,6 +170,8 @@ class Reader:
       raise _Placed(f"{self.place}: {first_line(error)}") from error
 
   def _execute(self, statement: Any, context: gin_config.ParseContext) -> None:
+    if isinstance(statement, config_parser.BindingStatement):
+      statement = statement._replace(value=at_home(statement.value))
     if isinstance(statement, config_parser.IncludeStatement):
       self.read_file(statement.filename)
     elif isinstance(statement, config_parser.ImportStatement):
@@ -257,6 +260,20 @@ class Reader:
 
 class _Placed(ValueError):
   """An error whose message already says where."""
+
+
+def at_home(value: Any) -> Any:
+  """Returns a bound value whose texts begin with a home folder in place of ~/ or ~name/.
+
+  Neither a shell does that to --gin.NAME=~/x nor does gin, and a folder called ~ would be made.
+  """
+  if isinstance(value, str):
+    return os.path.expanduser(value) if "/" in value else value
+  if isinstance(value, list | tuple):
+    return type(value)(map(at_home, value))
+  if isinstance(value, dict):
+    return {key: at_home(item) for key, item in value.items()}
+  return value
 
 
 def first_line(error: object) -> str:

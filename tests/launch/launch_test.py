@@ -186,6 +186,27 @@ class TestValues:
     start(*settings(), f"--gin.train.train.out={given}")
     assert toy.CALLS[-1]["out"] == value
 
+  def test_a_home_folder_is_what_a_shell_makes_of_it(self, files, toy, monkeypatch):
+    home = files / "home"
+    monkeypatch.setenv("HOME", str(home))
+    assert start(*settings("~/out"), "--gin.RATES={'a': '~/b', 'c': ['~/d', ('~/e', 2)]}") == 0
+    call = toy.CALLS[-1]
+    assert call["model_dir"] == f"{home}/out"
+    assert call["rates"] == {"a": f"{home}/b", "c": [f"{home}/d", (f"{home}/e", 2)]}
+    assert (home / "out" / "config.gin").exists() and not (files / "~").exists()
+    # In a file, and a file itself, in a folder to be searched too.
+    (home / "more").mkdir()
+    (home / "mine.gin").write_text("RATES = '~/filed'\ninclude 'wide.gin'\n")
+    (home / "more" / "wide.gin").write_text("WIDTH = 16\n")
+    assert start(*settings(), "--gin_file=~/mine.gin", "--gin_search_paths=none,~/more") == 0
+    call = toy.CALLS[-1]
+    assert call["rates"] == f"{home}/filed" and call["model"].width == 16
+
+  @pytest.mark.parametrize("text", ["~", "~ 5", "a ~/b", "~nobody_of_this_name/x"])
+  def test_a_text_that_names_no_home_folder_stays(self, files, toy, text):
+    start(*settings(), f"--gin.train.train.out={text}")
+    assert toy.CALLS[-1]["out"] == text
+
   def test_a_value_may_follow_as_an_argument_of_its_own(self, files, toy):
     start(*settings(), "--gin.train.train.out", "x=y")
     assert toy.CALLS[-1]["out"] == "x=y"
