@@ -12,7 +12,7 @@ from tests import several
 from tests import tiny as tiny_lib
 from tests.end_to_end_test import log_of, steps_of
 from tests.several import Layout
-from tests.training.checkpoints_test import flip, longest_file
+from tests.training.checkpoints_test import INDEX, flip, longest_file
 
 tiny = tiny_lib.fixture
 FOUR, ALONE = Layout(4, 1, (1, 2, 2)), Layout(1, 4, (1, 2, 2))
@@ -59,7 +59,7 @@ def test_four_processes_survive_a_kill_and_a_preemption(tiny, tmp_path):
 def test_a_damaged_checkpoint_stops_the_run_until_it_is_told_to_go_back(tiny, tmp_path, capsys):
   folder = tmp_path / "run"
   shutil.copytree(tiny.run, folder)  # checkpoints of steps 39 and 40
-  flip(folder / "checkpoints" / "40")
+  flip(folder / "checkpoints" / "40", INDEX)
   before = (folder / "metrics.jsonl").read_text()
   message = tiny_lib.refused(capsys, tiny.train(folder))
   assert message.startswith(f"the checkpoint {folder}/checkpoints/40 is damaged or out of reach (")
