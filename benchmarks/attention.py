@@ -52,7 +52,7 @@ def main() -> int:
       for name, backward in (("forward", False), ("forward_and_back", True)):
         work = jax.jit(program(kernel, backward)).lower(q, k, v).compile()
         run = lambda work=work, given=(q, k, v): jax.block_until_ready(work(*given))
-        line[f"{name}_ms"] = round(1e3 * best(run, repeats=args.repeats), 1)
+        line[f"{name}_ms"] = float(f"{1e3 * best(run, repeats=args.repeats):.4g}")
         line[f"{name}_mb"] = round(work.memory_analysis().temp_size_in_bytes / 1e6, 1)
       print(json.dumps(line), flush=True)
   return 0

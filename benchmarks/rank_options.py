@@ -124,11 +124,12 @@ def main() -> int:
   score = lambda: scoring.teacher_forced(method.downstream, phi, batch)[0]
   one = best(lambda: jax.block_until_ready(score()), repeats=3)
   large = one * tokens / (args.large * args.num_queries * query)
+  digits = lambda x: float(f"{x:.4g}")
   print(json.dumps({
     "device": jax.devices()[0].device_kind, "options": len(texts), "tokens": tokens,
     "shapes": [[s.query, s.read, s.targets] for s in group.continuations],
-    "seconds": round(seconds, 3), "large_batch_seconds": round(large, 3),
-    "ratio": round(seconds / large, 3),
+    "seconds": digits(seconds), "large_batch_seconds": digits(large),
+    "ratio": digits(seconds / large),
   }))  # fmt: skip
   return 0
 

@@ -71,19 +71,17 @@ def test_under_kubernetes_something_else_starts_it_again(host):
   assert done.returncode == 75 and starts(host) == 1
 
 
-SAVING = "trap 'sleep 0.3; echo saved; exit 75' TERM", "while true; do sleep 0.05; done"
-
-
 @pytest.mark.parametrize("how", ["SIGTERM", "host_stop.sh"])
 def test_a_stop_is_passed_on_and_waited_for(host, how):
-  process = subprocess.Popen(
-    words(host, "--", *command(host, *SAVING)), stdout=subprocess.PIPE, text=True
-  )
+  saving = command(
+    host, "trap 'sleep 0.3; echo saved; exit 75' TERM", f"touch {host}/ready",
+    "for _ in {1..2400}; do sleep 0.05; done",
+  )  # fmt: skip
+  process = subprocess.Popen(words(host, "--", *saving), stdout=subprocess.PIPE, text=True)
   stop = ["bash", str(host / "hyperjax-host/host_stop.sh")]
   try:
-    wait_for(lambda: starts(host) == 1)
-    time.sleep(0.2)  # the script sets its trap
-    again = run(host, "--", *command(host, "exit 0"))
+    wait_for((host / "ready").exists)
+    again = run(host, "--", *saving)
     assert again.returncode == 1 and "stop.sh ends it" in again.stderr
     if how == "SIGTERM":
       process.send_signal(signal.SIGTERM)

@@ -19,7 +19,7 @@ import sys, time
 from hyperjax import launch
 from hyperjax.launch import processes
 
-processes._HEARTBEAT = 3
+processes._HEARTBEAT = {heartbeat}
 
 def go(folder: str, fails: int):
   import jax
@@ -102,11 +102,11 @@ def test_a_tpu_host_that_knows_of_no_others_runs_alone(monkeypatch, capsys):
 
 @pytest.fixture
 def start(tmp_path):
-  """Starts two processes of one run, each with a folder of its own: start(fails)."""
-  (tmp_path / "several.py").write_text(COMMAND)
+  """Starts two processes of one run, each with a folder of its own: start(fails, heartbeat)."""
   started = []
 
-  def both(fails: int) -> list[subprocess.Popen]:
+  def both(fails: int, heartbeat: int) -> list[subprocess.Popen]:
+    (tmp_path / "several.py").write_text(COMMAND.format(heartbeat=heartbeat))
     with socket.socket() as free:
       free.bind(("localhost", 0))
       address = f"localhost:{free.getsockname()[1]}"
@@ -130,7 +130,7 @@ def start(tmp_path):
 
 
 def test_all_stop_after_the_same_step_and_only_the_first_writes(start, tmp_path):
-  both = start(fails=-1)
+  both = start(fails=-1, heartbeat=30)
   for number, process in enumerate(both):
     assert process.stdout.readline() == f"process {number} of 2, with 1 of 2 devices (cpu)\n"
     assert process.stdout.readline() == "begun\n"
@@ -142,7 +142,7 @@ def test_all_stop_after_the_same_step_and_only_the_first_writes(start, tmp_path)
 
 
 def test_a_failure_ends_all(start):
-  both = start(fails=1)
+  both = start(fails=1, heartbeat=3)
   (_, left), (_, failed) = (p.communicate(timeout=TIMEOUT) for p in both)
   assert both[1].returncode == 2 and failed.endswith("error: no luck\n")
   assert both[0].returncode < 0 and "another task died" in left

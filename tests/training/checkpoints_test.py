@@ -154,25 +154,28 @@ def test_an_optimizer_of_another_kind_is_refused(folder):
   checkpoints.close()
 
 
-def numbers(step):
-  """The file with most of the parameters."""
-  return max((step / "trained" / "d").iterdir(), key=lambda file: file.stat().st_size)
+# Where a process writes the numbers of large arrays; and their index, with the small ones' numbers.
+NUMBERS, INDEX = "trained/ocdbt.process_0/d", "trained/d"
+
+
+def largest(folder):
+  return max(folder.iterdir(), key=lambda file: file.stat().st_size)
 
 
 def cut(step):
-  file = numbers(step)
+  file = largest(step / NUMBERS)
   file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
 
-def flip(step):
-  file = numbers(step)
+def flip(step, part=NUMBERS):
+  file = largest(step / part)
   contents = bytearray(file.read_bytes())
   contents[len(contents) // 2] ^= 1
   file.write_bytes(contents)
 
 
 def exchange(step):
-  """As a changed byte that Orbax does not notice: other numbers than those that were summed up."""
+  """As if other numbers than these had been summed up."""
   file = step / "about" / "metadata"
   about = json.loads(file.read_text())
   about["checksums"]["trained.producer.gist"] ^= 1
@@ -180,7 +183,8 @@ def exchange(step):
 
 
 DAMAGES = {
-  "a changed byte": (flip, ""),
+  "a changed number": (flip, "trained.producer.gist is not what was saved"),
+  "a changed index": (lambda step: flip(step, INDEX), "says of trained"),
   "other numbers": (exchange, "trained.producer.gist is not what was saved"),
   "a file cut short": (cut, ""),
   "no metadata": (lambda step: (step / "trained" / "_METADATA").unlink(), "says of trained"),
@@ -193,8 +197,9 @@ DAMAGES = {
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used_when_asked(tmp_path, damage):
   change, reason = DAMAGES[damage]
   state = {"count": jnp.ones([])}
-  noise = np.random.default_rng(0).normal(size=[64, 64])
-  trained = lambda step: {"producer": {"gist": jnp.asarray(noise * step)}}
+  # Nothing that could be compressed: a byte of the file is one of a number.
+  noise = lambda step: np.random.default_rng(step).integers(2**32, size=[64, 64], dtype=np.uint32)
+  trained = lambda step: {"producer": {"gist": jnp.asarray(noise(step))}}
   first = Checkpoints(tmp_path, "print")
   for step in (1, 2):
     first.save(step, trained(step), state)

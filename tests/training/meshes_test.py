@@ -16,6 +16,7 @@ from tests.models import tiny
 from tests.training import on_meshes
 
 INVOLUNTARY = "Involuntary full rematerialization"
+TIMEOUT = 900  # seconds, for a machine that is busy
 
 
 def started(devices: int, *arguments) -> subprocess.Popen:
@@ -33,8 +34,11 @@ def started(devices: int, *arguments) -> subprocess.Popen:
 
 
 def finished(process: subprocess.Popen) -> tuple[dict, str]:
-  """What it printed last, and its standard error."""
-  out, err = process.communicate(timeout=300)
+  """What it printed last, and its standard error; the process ends with this."""
+  try:
+    out, err = process.communicate(timeout=TIMEOUT)
+  finally:
+    process.kill()
   assert process.returncode == 0, err[-3000:]
   return json.loads(out.splitlines()[-1]), err
 
@@ -125,7 +129,11 @@ def test_a_batch_is_put_together_from_the_rows_of_each_process():
     s.bind(("localhost", 0))
     port = s.getsockname()[1]
   both = [started(4, "batch", port, process) for process in (0, 1)]
-  (first, _), (second, _) = map(finished, both)
+  try:
+    (first, _), (second, _) = map(finished, both)
+  finally:
+    for process in both:
+      process.kill()
   assert first["sum"] == second["sum"] == first["whole"]
   # Two processes side by side on data: each has its half. On tensor: both have all.
   assert (first["rows"], second["rows"]) == ([0, 1, 2, 3], [4, 5, 6, 7])
