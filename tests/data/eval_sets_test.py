@@ -136,6 +136,28 @@ def test_continuations_fit_the_shapes_of_every_seed(manifest):
         assert any(shape.holds(row.sizes) for shape in group.continuations)
 
 
+def test_every_row_finds_a_planned_shape_where_queries_have_several_lanes(tmp_path, monkeypatch):
+  """16 of 96 queries have three lanes each; an answer may be as long as a target."""
+  monkeypatch.setattr(continuations, "_PROGRAM_TOKENS", 0)
+  options = [letter * 32 for letter in "abcdef"]
+  long = {"output": options[0], "options": options}
+  made = write_folder(tmp_path, {"mixed": [
+    {"input": f"{i:047}", **long} if i % 6 == 0 else {"input": f"{i:099}", "output": "four"}
+    for i in range(96)
+  ]})  # fmt: skip
+  config = EvalConfig(num_shots=1, num_queries=6, max_queries=None)
+  [group] = eval_sets.groups(made, config, 0)
+  assert len(group.continuations) > 1 and group.tasks == {"mixed": 33}
+  rows = [
+    row
+    for source, episode in enumerate(group.episodes)
+    for row in continuations.rows(episode, 3, group.layout, 33, source)
+  ]
+  assert max(lane.start for row in rows for lane in row.lanes) == 4
+  packed = [row for part, _ in continuations.pack(rows, group.continuations, 8) for row in part]
+  assert len(packed) == len(rows)
+
+
 def test_some_tasks_of_a_folder(manifest):
   config = dataclasses.replace(CONFIG, exclude=("long",))
   assert {e.task for e in all_episodes(eval_sets.groups(manifest, config, 0))} == {
