@@ -123,7 +123,7 @@ def _recovery(
     "low": None,
     "high": None,
     "note": f"undefined: in-context - zero-shot is {gain.mean:.3f} [{gain.low:.3f}, "
-    f"{gain.high:.3f}], which contains 0",
+    f"{gain.high:.3f}], not wholly above 0",
   }
 
 
