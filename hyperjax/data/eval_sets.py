@@ -56,10 +56,10 @@ class EvalConfig:
     for name in ("num_queries", "batch_size", "max_shapes"):
       if getattr(self, name) < 1:
         raise ValueError(f"EvalConfig.{name} must be at least 1, not {getattr(self, name)}")
-    if self.max_new_tokens is not None and self.max_new_tokens < 1:
-      raise ValueError(
-        f"EvalConfig.max_new_tokens must be at least 1, or None, not {self.max_new_tokens}"
-      )
+    for name in ("max_queries", "max_new_tokens"):
+      value = getattr(self, name)
+      if value is not None and value < 1:
+        raise ValueError(f"EvalConfig.{name} must be at least 1, or None, not {value}")
     if not self.seeds:
       raise ValueError("EvalConfig.seeds is empty")
 

@@ -181,6 +181,14 @@ def test_a_wrong_value_is_named(name):
     dataclasses.replace(CONFIG, num_shots=0)
 
 
+@pytest.mark.parametrize("name", ["max_queries", "max_new_tokens"])
+def test_a_limit_below_one_is_refused_and_none_is_no_limit(name):
+  for value in (0, -1):
+    with pytest.raises(ValueError, match=f"{name} must be at least 1, or None, not {value}"):
+      dataclasses.replace(CONFIG, **{name: value})
+  assert getattr(dataclasses.replace(CONFIG, **{name: None}), name) is None
+
+
 def test_no_seed_is_refused():
   with pytest.raises(ValueError, match="EvalConfig.seeds is empty"):
     dataclasses.replace(CONFIG, seeds=())
