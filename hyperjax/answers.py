@@ -13,6 +13,7 @@ import rich.progress
 from flax import nnx
 
 from hyperjax.core import phi as phi_lib
+from hyperjax.core.batch import Support
 from hyperjax.core.phi import Phi
 from hyperjax.data import continuations, eval_episodes, eval_sets
 from hyperjax.data.episodes import Episode, Query
@@ -83,7 +84,8 @@ class Part:
 
 def cut(method: Method, group: Group, batch_size: int) -> list[Part]:
   """A group's batches in parts of about one size, whose phis do not take too much memory."""
-  support = eval_sets.batch(group, batch_size, 0)[0].support
+  integers = lambda *shape: jax.ShapeDtypeStruct(shape, np.int32)
+  support = Support(integers(batch_size, group.shape.support), integers(batch_size))
   phi = jax.eval_shape(scoring.produce, method.producer, method.downstream, support)
   size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(phi))
   most = max(1, min(_PART_BATCHES, _PHI_BYTES // max(1, size)))
@@ -141,8 +143,8 @@ class Scorer:
     end, group = self.manifest.prompt.terminator_ids(self.vocabulary), part.group
     phis, episodes = [], []
     for number in part.batches:
-      batch, _, real = eval_sets.batch(group, self.config.batch_size, number)
-      phis.append(scoring.produce(method.producer, method.downstream, batch.support))
+      support, real = eval_sets.supports(group, self.config.batch_size, number)
+      phis.append(scoring.produce(method.producer, method.downstream, support))
       episodes += real
     phi = part.joined(phis, self.config.batch_size)
     del phis

@@ -127,7 +127,7 @@ def test_a_part_holds_fewer_batches_where_phis_are_large(manifest, monkeypatch):
   scorer = Scorer("decoder", Bytes(), manifest, CONFIG)
   sizes = lambda: [len(part.batches) for part in scorer.parts(method, 0)]
   assert sizes() == [5]
-  support = eval_sets.batch(scorer.parts(method, 0)[0].group, 2, 0)[0].support
+  support, _ = eval_sets.supports(scorer.parts(method, 0)[0].group, 2, 0)
   phi = scoring.produce(method.producer, method.downstream, support)
   monkeypatch.setattr(answers, "_PHI_BYTES", sum(x.nbytes for x in jax.tree.leaves(phi)) * 2)
   assert sizes() == [2, 2, 1]

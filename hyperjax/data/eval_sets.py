@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from hyperjax.core.batch import Batch
+from hyperjax.core.batch import Batch, Support
 from hyperjax.data import continuations, layouts, loader, shapes, shots
 from hyperjax.data import episodes as episodes_lib
 from hyperjax.data.episodes import Episode
@@ -252,29 +252,40 @@ def _joined(parts: Sequence[Sequence[Episode]]) -> Lazy:
   return Lazy(starts[-1], make)
 
 
-def batch(
+def supports(
   group: Group, batch_size: int, number: int
-) -> tuple[Batch, np.ndarray, Sequence[Episode]]:
-  """The group's batch of that number, of exactly `batch_size` episodes.
-
-  Returns:
-    The batch, filled up with its first episode; a mask [B, M] of the queries that count; and the
-    episodes of its real rows.
-  """
-  real = group.episodes[number * batch_size : (number + 1) * batch_size]
-  filled = [*real, *[real[0]] * (batch_size - len(real))]
-  made = loader.to_batch(filled, group.shape, group.layout)[0]
-  mask = made.weights.sum(-1) > 0
-  mask[len(real) :] = False
-  return made, mask, real
+) -> tuple[Support, Sequence[Episode]]:
+  """The supports of the group's batch of that number, and the episodes of its real rows; queries
+  are not laid out."""
+  filled, real = _part(group, batch_size, number)
+  alone = [dataclasses.replace(episode, queries=()) for episode in filled]
+  shape = BatchShape(group.shape.support, 1, 1, 1)
+  return loader.to_batch(alone, shape, group.layout)[0].support, real
 
 
 def batches(
   group: Group, batch_size: int
 ) -> Iterator[tuple[Batch, np.ndarray, Sequence[Episode]]]:
-  """All batches of a group, as `batch` makes them."""
+  """All batches of a group, of exactly `batch_size` episodes each.
+
+  Yields:
+    The batch, filled up with its first episode; a mask [B, M] of the queries that count; and the
+    episodes of its real rows.
+  """
   for number in range(group.num_batches(batch_size)):
-    yield batch(group, batch_size, number)
+    filled, real = _part(group, batch_size, number)
+    batch, _ = loader.to_batch(filled, group.shape, group.layout)
+    mask = batch.weights.sum(-1) > 0
+    mask[len(real) :] = False
+    yield batch, mask, real
+
+
+def _part(
+  group: Group, batch_size: int, number: int
+) -> tuple[list[Episode], Sequence[Episode]]:
+  """The episodes of the group's batch of that number, filled up with the first; and the real ones."""
+  real = group.episodes[number * batch_size : (number + 1) * batch_size]
+  return [*real, *[real[0]] * (batch_size - len(real))], real
 
 
 def count_left_out(manifest: Manifest, config: EvalConfig) -> dict[str, int]:

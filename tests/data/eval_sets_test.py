@@ -124,6 +124,19 @@ def test_batches_are_of_one_size_and_the_mask_counts_each_query_once(manifest):
     assert seen == sum(len(e.queries) for e in group.episodes)
 
 
+@pytest.mark.parametrize("place", [
+  {}, {"layout": "encoder_decoder"}, {"layout": "encoder_decoder", "inline": True},
+])  # fmt: skip
+def test_supports_are_those_of_whole_batches(manifest, place):
+  for group in eval_sets.groups(manifest, CONFIG, 0, **place):
+    for number, (batch, _, real) in enumerate(eval_sets.batches(group, CONFIG.batch_size)):
+      support, episodes = eval_sets.supports(group, CONFIG.batch_size, number)
+      np.testing.assert_array_equal(support.tokens, batch.support.tokens)
+      np.testing.assert_array_equal(support.length, batch.support.length)
+      keys = lambda found: [(e.task, [q.id for q in e.queries]) for e in found]
+      assert keys(episodes) == keys(real)
+
+
 def test_continuations_fit_the_shapes_of_every_seed(manifest):
   shapes = [
     [group.continuations for group in eval_sets.groups(manifest, CONFIG, seed, **control)]
