@@ -4,6 +4,7 @@ import dataclasses
 import json
 import pathlib
 import shutil
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -26,6 +27,8 @@ Record = dict[str, Any]
 
 # Part of what stored answers are named by: raise it where scoring or decoding changes.
 _SCORING = 5
+# As many of the tasks that are too long are named.
+_NAMED = 3
 # The most batches of a part. All its phis are kept until it is scored: a part has fewer batches
 # where they would take more bytes than this.
 _PART_BATCHES = 8
@@ -105,12 +108,15 @@ class Scorer:
     layout: of the queries that the downstream model reads.
     vocabulary, manifest: the data's.
     config: which queries, and supports.
+    context: tokens that the downstream model was trained for; None without a limit. What goes
+      beyond is asked all the same, and remarked on once.
   """
 
   layout: str
   vocabulary: Vocabulary
   manifest: Manifest
   config: EvalConfig
+  context: int | None = None
   _plans: dict[Any, eval_sets.Plan] = dataclasses.field(default_factory=dict, repr=False)
 
   def key(self, method: Method, seed: int) -> str:
@@ -128,9 +134,11 @@ class Scorer:
     shuffle = control.pop("shuffle_outputs", False)
     place = tuple(sorted(control.items()))
     if place not in self._plans:
-      self._plans[place] = eval_sets.plan(
-        self.manifest, self.config, layout=self.layout, **control
-      )
+      plan = eval_sets.plan(self.manifest, self.config, layout=self.layout, **control)
+      # Other plans ask the same of the same tasks, with supports elsewhere or of other tasks.
+      if not self._plans and (note := remark(plan.tokens, self.context)):
+        print(note, file=sys.stderr)
+      self._plans[place] = plan
     groups = self._plans[place].draw(seed, shuffle_outputs=shuffle)
     return [
       part for group in groups for part in cut(method, group, self.config.batch_size)
@@ -197,6 +205,26 @@ class Scorer:
     """The text of a target piece, without its terminator."""
     end = self.manifest.prompt.terminator_ids(self.vocabulary)
     return self.vocabulary.decode(ids[: -len(end)].tolist()).strip()
+
+
+def remark(tokens: Mapping[str, int], context: int | None) -> str | None:
+  """What to tell the user where a model reads more than it was trained for; None for nothing.
+
+  Args:
+    tokens: {task: the most that it reads at once}.
+    context: what the model was trained for; None without a limit.
+  """
+  if context is None:
+    return None
+  most = sorted(((count, task) for task, count in tokens.items() if count > context), reverse=True)
+  if not most:
+    return None
+  names = ", ".join(task for _, task in most[:_NAMED])
+  more = f" and {len(most) - _NAMED} more tasks" if len(most) > _NAMED else ""
+  return (
+    f"note: a support and a query of {names}{more} have up to {most[0][0]} tokens together, the "
+    f"model was trained for {context}: answers may be worse; NUM_SHOTS asks for fewer examples"
+  )
 
 
 @dataclasses.dataclass

@@ -122,7 +122,8 @@ def evaluate(
   )  # fmt: skip
   left_out = eval_sets.count_left_out(manifest, episodes)
   methods = dict(_methods(runs_by_method, hypermodel, model, manifest, devices))
-  scorer = Scorer(model.architecture.layout, vocabulary, manifest, episodes)
+  context = families.context_length(model.source)
+  scorer = Scorer(model.architecture.layout, vocabulary, manifest, episodes, context)
   folder = pathlib.Path(output_dir)
   (folder / "answers").mkdir(parents=True, exist_ok=True)
   if len(tasks) == 1:  # there is no other task

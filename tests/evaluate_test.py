@@ -296,6 +296,20 @@ def test_a_dry_run_checks_mesh_and_batch_as_the_run_does(tiny, tmp_path, capsys,
     assert ask(*more).startswith("4 episodes cannot be shared out evenly over data 3 x fsdp 1: ")
 
 
+def test_examples_beyond_the_models_context_are_remarked_on(tiny, tmp_path, capsys, monkeypatch):
+  """The tiny model's config.json says 256; 30 examples have more tokens."""
+
+  def collect(folder, name, method, seed, scorer, bar):
+    scorer.parts(method, seed)
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(answers, "collect", collect)
+  given = arguments(tmp_path, {"hyperllama": tiny.run}, NUM_SHOTS=30)
+  assert evaluate.main(given) == 130
+  [note] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
+  assert "held_out.held_words" in note and "the model was trained for 256: " in note
+
+
 # ---- Adapters ------------------------------------------------------------------------------------
 
 

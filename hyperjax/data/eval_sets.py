@@ -89,12 +89,13 @@ class Group:
 
 @dataclasses.dataclass
 class _Needs:
-  """What some episodes need so that nothing of them is cut: S, T and W; {what a row of queries
-  needs: how many do}; and how many episodes they are."""
+  """What some episodes need so that nothing of them is cut: S, T and W; a support and a query of it
+  together; {what a row of queries needs: how many do}; and how many episodes they are."""
 
   support: int = 1
   query: int = 1
   targets: int = 1
+  both: int = 1
   rows: Counter[continuations.Sizes] = dataclasses.field(default_factory=Counter)
   episodes: int = 0
 
@@ -102,16 +103,17 @@ class _Needs:
     """Counts one episode in."""
     rows = Counter(r.sizes.rounded() for r in continuations.rows(episode, width, layout, 1))
     longest = [(query, max(map(len, continuations.of(query)))) for query in episode.queries]
-    one = _Needs(
-      len(episode.support) + len(layout.end),
-      max(layout.length(len(query.input), size) for query, size in longest),
-      max(size for _, size in longest), rows, 1,
+    support, query = (
+      len(episode.support), max(layout.length(len(query.input), size) for query, size in longest)
     )  # fmt: skip
+    one = _Needs(
+      support + len(layout.end), query, max(size for _, size in longest), support + query, rows, 1
+    )
     self.include(one)
 
   def include(self, other: "_Needs") -> None:
     """Counts the other's episodes in."""
-    for name in ("support", "query", "targets"):
+    for name in ("support", "query", "targets", "both"):
       setattr(self, name, max(getattr(self, name), getattr(other, name)))
     self.rows.update(other.rows)
     self.episodes += other.episodes
@@ -136,6 +138,8 @@ class Plan:
     manifest, config, other_support, inline: as `plan` was given them.
     layout: of the downstream model's queries.
     groups: without their episodes.
+    tokens: {task: the most that a support and one of its queries have together, the query with its
+      longest target or option}.
   """
 
   manifest: Manifest
@@ -144,6 +148,7 @@ class Plan:
   other_support: bool
   inline: bool
   groups: Sequence[Group]
+  tokens: Mapping[str, int]
 
   def draw(self, seed: int, *, shuffle_outputs: bool = False) -> list[Group]:
     """The episodes of one seed.
@@ -210,7 +215,8 @@ def plan(
     longest = {task: plain[task].targets for task in tasks}
     longest = dict(sorted(longest.items(), key=lambda item: item[1]))
     groups.append(Group(longest, shape, (), laid, rows))
-  return Plan(manifest, config, laid, other_support, inline, groups)
+  tokens = {task: need.both for task, need in plain.items()}
+  return Plan(manifest, config, laid, other_support, inline, groups, tokens)
 
 
 def groups(
@@ -283,7 +289,7 @@ def batches(
 def _part(
   group: Group, batch_size: int, number: int
 ) -> tuple[list[Episode], Sequence[Episode]]:
-  """The episodes of the group's batch of that number, filled up with the first; and the real ones."""
+  """The episodes of the group's batch of that number, filled up with the first, and its own."""
   real = group.episodes[number * batch_size : (number + 1) * batch_size]
   return [*real, *[real[0]] * (batch_size - len(real))], real
 

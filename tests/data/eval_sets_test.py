@@ -171,6 +171,14 @@ def test_every_row_finds_a_planned_shape_where_queries_have_several_lanes(tmp_pa
   assert len(packed) == len(rows)
 
 
+@pytest.mark.parametrize("inline", [False, True])
+def test_a_plan_knows_what_a_support_and_a_query_have_together(tmp_path, inline):
+  """Three shots "0=out0;" and "1=out" are 21 + 6; 60 letters more in each input 3 * 67 + 66."""
+  tasks = {"short": numbered(10), "long": numbered(10, "x" * 60)}
+  made = write_folder(tmp_path, tasks)
+  assert eval_sets.plan(made, CONFIG, inline=inline).tokens == {"short": 27, "long": 267}
+
+
 def test_some_tasks_of_a_folder(manifest):
   config = dataclasses.replace(CONFIG, exclude=("long",))
   assert {e.task for e in all_episodes(eval_sets.groups(manifest, config, 0))} == {
