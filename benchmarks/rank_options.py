@@ -75,10 +75,10 @@ def rank(method: answers.Method, group: eval_sets.Group, size: int) -> tuple[flo
   """The seconds that all options take, and the programs compiled in that time."""
   seconds, before, config = 0.0, None, eval_sets.EvalConfig(batch_size=size)
   for part in answers.cut(method, group, size):
-    batches = [eval_sets.batch(group, size, number) for number in part.batches]
-    phis = [scoring.produce(method.producer, method.downstream, b.support) for b, _, _ in batches]
+    read = [eval_sets.supports(group, size, number) for number in part.batches]
+    phis = [scoring.produce(method.producer, method.downstream, support) for support, _ in read]
     phi = jax.block_until_ready(part.joined(phis, size))
-    episodes = [e for _, _, real in batches for e in real]
+    episodes = [e for _, real in read for e in real]
     if before is None:
       compile_all(method, group, size, phi)
       before = compilations()

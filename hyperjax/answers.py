@@ -4,6 +4,7 @@ import dataclasses
 import json
 import pathlib
 import shutil
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ import rich.progress
 from flax import nnx
 
 from hyperjax.core import phi as phi_lib
+from hyperjax.core.batch import Support
 from hyperjax.core.phi import Phi
 from hyperjax.data import continuations, eval_episodes, eval_sets
 from hyperjax.data.episodes import Episode, Query
@@ -25,6 +27,8 @@ Record = dict[str, Any]
 
 # Part of what stored answers are named by: raise it where scoring or decoding changes.
 _SCORING = 5
+# As many of the tasks that are too long are named.
+_NAMED = 3
 # The most batches of a part. All its phis are kept until it is scored: a part has fewer batches
 # where they would take more bytes than this.
 _PART_BATCHES = 8
@@ -83,7 +87,8 @@ class Part:
 
 def cut(method: Method, group: Group, batch_size: int) -> list[Part]:
   """A group's batches in parts of about one size, whose phis do not take too much memory."""
-  support = eval_sets.batch(group, batch_size, 0)[0].support
+  integers = lambda *shape: jax.ShapeDtypeStruct(shape, np.int32)
+  support = Support(integers(batch_size, group.shape.support), integers(batch_size))
   phi = jax.eval_shape(scoring.produce, method.producer, method.downstream, support)
   size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(phi))
   most = max(1, min(_PART_BATCHES, _PHI_BYTES // max(1, size)))
@@ -103,12 +108,15 @@ class Scorer:
     layout: of the queries that the downstream model reads.
     vocabulary, manifest: the data's.
     config: which queries, and supports.
+    context: tokens that the downstream model was trained for; None without a limit. What goes
+      beyond is asked all the same, and remarked on once.
   """
 
   layout: str
   vocabulary: Vocabulary
   manifest: Manifest
   config: EvalConfig
+  context: int | None = None
   _plans: dict[Any, eval_sets.Plan] = dataclasses.field(default_factory=dict, repr=False)
 
   def key(self, method: Method, seed: int) -> str:
@@ -126,9 +134,11 @@ class Scorer:
     shuffle = control.pop("shuffle_outputs", False)
     place = tuple(sorted(control.items()))
     if place not in self._plans:
-      self._plans[place] = eval_sets.plan(
-        self.manifest, self.config, layout=self.layout, **control
-      )
+      plan = eval_sets.plan(self.manifest, self.config, layout=self.layout, **control)
+      # Other plans ask the same of the same tasks, with supports elsewhere or of other tasks.
+      if not self._plans and (note := remark(plan.tokens, self.context)):
+        print(note, file=sys.stderr)
+      self._plans[place] = plan
     groups = self._plans[place].draw(seed, shuffle_outputs=shuffle)
     return [
       part for group in groups for part in cut(method, group, self.config.batch_size)
@@ -141,8 +151,8 @@ class Scorer:
     end, group = self.manifest.prompt.terminator_ids(self.vocabulary), part.group
     phis, episodes = [], []
     for number in part.batches:
-      batch, _, real = eval_sets.batch(group, self.config.batch_size, number)
-      phis.append(scoring.produce(method.producer, method.downstream, batch.support))
+      support, real = eval_sets.supports(group, self.config.batch_size, number)
+      phis.append(scoring.produce(method.producer, method.downstream, support))
       episodes += real
     phi = part.joined(phis, self.config.batch_size)
     del phis
@@ -195,6 +205,26 @@ class Scorer:
     """The text of a target piece, without its terminator."""
     end = self.manifest.prompt.terminator_ids(self.vocabulary)
     return self.vocabulary.decode(ids[: -len(end)].tolist()).strip()
+
+
+def remark(tokens: Mapping[str, int], context: int | None) -> str | None:
+  """What to tell the user where a model reads more than it was trained for; None for nothing.
+
+  Args:
+    tokens: {task: the most that it reads at once}.
+    context: what the model was trained for; None without a limit.
+  """
+  if context is None:
+    return None
+  most = sorted(((count, task) for task, count in tokens.items() if count > context), reverse=True)
+  if not most:
+    return None
+  names = ", ".join(task for _, task in most[:_NAMED])
+  more = f" and {len(most) - _NAMED} more tasks" if len(most) > _NAMED else ""
+  return (
+    f"note: a support and a query of {names}{more} have up to {most[0][0]} tokens together, the "
+    f"model was trained for {context}: answers may be worse; NUM_SHOTS asks for fewer examples"
+  )
 
 
 @dataclasses.dataclass

@@ -100,7 +100,6 @@ def _write_run(folder: str, out: pathlib.Path, dtype: Any) -> None:
       f"--run {folder}: training did not change its downstream model; convert that with --source "
       f"{run.model.source}"
     )
-  source = run.model.source
   params, like = (
     nnx.to_pure_dict(nnx.state(model))
     for model in (run.downstream, families.abstract(run.config, dtype=dtype))
@@ -110,7 +109,7 @@ def _write_run(folder: str, out: pathlib.Path, dtype: Any) -> None:
     run.config,
     jax.tree.map(lambda x, wanted: x.astype(wanted.dtype), params, like),
     tokenizer=run.vocabulary,
-    max_positions=None if source == families.RANDOM else families.context_length(source),
+    max_positions=families.context_length(run.model.source),
   )
 
 

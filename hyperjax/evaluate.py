@@ -21,7 +21,7 @@ from hyperjax.core import sharding
 from hyperjax.data import eval_episodes, eval_sets, vocabularies
 from hyperjax.data.eval_sets import EvalConfig
 from hyperjax.data.manifest import Manifest
-from hyperjax.evaluation import plots, report, scores
+from hyperjax.evaluation import figures, plots, report, scores
 from hyperjax.hypermodels.in_context import InContext
 from hyperjax.hypermodels.tuned import NoPhi, TunedPhi
 from hyperjax.models import families
@@ -70,9 +70,15 @@ def evaluate(
 
   Raises:
     ValueError: a method is for another model, prompt format or vocabulary than the others or the
-      data, or trained weights that are in few bits here; there is no data; or the devices cannot
-      share out the episodes of a batch.
+      data, or trained weights that are in few bits here, or bears the name of one that is always
+      there; there is no data; or the devices cannot share out the episodes of a batch.
   """
+  own = (*figures.NEEDED, *figures.CONTROLS)
+  for name in sorted(set(own) & set(runs_by_method)):
+    raise ValueError(
+      f"RUNS calls {runs_by_method[name]} {name!r}, as the evaluation calls a method of its own: "
+      f"give it another name than {', '.join(own)}"
+    )
   if hypermodel not in runs_by_method:
     raise ValueError(
       f"hypermodel {hypermodel!r} is none of the runs {sorted(runs_by_method)}: name its folder in "
@@ -97,9 +103,11 @@ def evaluate(
   devices = mesh.planned() if dry_run else mesh.build()
   sharding.check_batch(episodes.batch_size, devices)
   if dry_run:
-    controls = "1 control" if own_data is None else "3 controls"
+    # An adapter reads no support, so only the model that reads it itself has a control.
+    alone = adapters.is_adapter(runs_by_method[hypermodel])
+    controls = "1 control" if alone else f"{len(figures.CONTROLS)} controls"
     print(f"devices    {progress.in_words(devices)}")
-    print(f"methods    zero_shot, in_context, {', '.join(runs_by_method)}, {controls}")
+    print(f"methods    {', '.join([*figures.NEEDED, *runs_by_method, controls])}")
     print(f"data       {held_out.config.title} in {held_out.path}")
     print(f"episodes   {episodes}")
     return 0
@@ -114,11 +122,12 @@ def evaluate(
   )  # fmt: skip
   left_out = eval_sets.count_left_out(manifest, episodes)
   methods = dict(_methods(runs_by_method, hypermodel, model, manifest, devices))
-  scorer = Scorer(model.architecture.layout, vocabulary, manifest, episodes)
+  context = families.context_length(model.source)
+  scorer = Scorer(model.architecture.layout, vocabulary, manifest, episodes, context)
   folder = pathlib.Path(output_dir)
   (folder / "answers").mkdir(parents=True, exist_ok=True)
   if len(tasks) == 1:  # there is no other task
-    methods.pop("other_task_support", None)
+    methods.pop(figures.OTHER_TASK, None)
   launch.accept()
   records: dict[str, list[answers.Record]] = {name: [] for name in methods}
   with progress.counter() as bar, jax.set_mesh(devices):
@@ -167,12 +176,12 @@ def _methods(
     given.source, given.architecture, fingerprint, manifest.vocabulary["fingerprint"]
   )
   identity = f"{fingerprint} {given.dtypes()}"
-  yield "zero_shot", Method(NoPhi(), model, identity, reads_support=False)
+  yield figures.ZERO_SHOT, Method(NoPhi(), model, identity, reads_support=False)
   # A decoder's queries can share the support's keys and values; an encoder reads both at once.
   one_way = model.config.layout == "decoder"
   reader, place = (InContext(), {}) if one_way else (NoPhi(), {"inline": True})
   in_context = Method(reader, model, identity, place)
-  yield "in_context", in_context
+  yield figures.IN_CONTEXT, in_context
   for name, folder in runs_by_method.items():
     if adapters.is_adapter(folder):
       adapter = _adapter(folder, given, base, manifest)
@@ -182,10 +191,10 @@ def _methods(
     method = _trained(run, manifest, identity)
     yield name, method
     if name == hypermodel:
-      yield "other_task_support", method.under(other_support=True)
-      yield "shuffled_outputs", method.under(shuffle_outputs=True)
+      yield figures.OTHER_TASK, method.under(other_support=True)
+      yield figures.SHUFFLED, method.under(shuffle_outputs=True)
   # What shuffling does to the model that reads the support itself: the control's own measure.
-  yield "in_context_shuffled", in_context.under(shuffle_outputs=True)
+  yield figures.IN_CONTEXT_SHUFFLED, in_context.under(shuffle_outputs=True)
 
 
 def _trained(run: runs.Run, manifest: Manifest, identity: str) -> Method:

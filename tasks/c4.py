@@ -26,7 +26,7 @@ from hyperjax.data import rows
 from hyperjax.data.manifest import digest, file_digest, sample_digest
 from hyperjax.tasks import text
 
-_KINDS = re.compile(r"\.(?:jsonl|json|txt)(?:\.(?:gz|zst))?$")
+_KINDS = re.compile(r"\.(jsonl|json|txt)(?:\.(?:gz|zst))?$")
 _HELD_OUT = re.compile(r"(?<![a-z])(?:(val(?:id(?:ation)?)?)|test)(?![a-z])")
 
 
@@ -176,7 +176,7 @@ class Documents:
 def read(path: pathlib.Path, raw: io.BufferedIOBase) -> Iterator[str]:
   """Yields the documents of an open file; of a long text file, pieces."""
   lines = rows.lines(path, _opened(path, raw))
-  if ".txt" not in path.suffixes:
+  if _KINDS.search(path.name)[1] != "txt":
     for where, line in lines:
       if line.strip():
         yield _text(rows.parse(line.strip(), where), where)

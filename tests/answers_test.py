@@ -127,12 +127,35 @@ def test_a_part_holds_fewer_batches_where_phis_are_large(manifest, monkeypatch):
   scorer = Scorer("decoder", Bytes(), manifest, CONFIG)
   sizes = lambda: [len(part.batches) for part in scorer.parts(method, 0)]
   assert sizes() == [5]
-  support = eval_sets.batch(scorer.parts(method, 0)[0].group, 2, 0)[0].support
+  support, _ = eval_sets.supports(scorer.parts(method, 0)[0].group, 2, 0)
   phi = scoring.produce(method.producer, method.downstream, support)
   monkeypatch.setattr(answers, "_PHI_BYTES", sum(x.nbytes for x in jax.tree.leaves(phi)) * 2)
   assert sizes() == [2, 2, 1]
   monkeypatch.setattr(answers, "_PHI_BYTES", 0)
   assert sizes() == [1] * 5
+
+
+def test_what_goes_beyond_a_models_context_is_remarked_on_once(manifest, capsys):
+  _, method = methods()["zero-shot"]
+  tokens = eval_sets.plan(manifest, CONFIG).tokens
+  shortest, middle, longest = sorted(tokens, key=tokens.get)
+  for context, names in (
+    (tokens[middle], longest), (tokens[middle] - 1, f"{longest}, {middle}"),
+    (tokens[longest], None), (None, None),
+  ):  # fmt: skip
+    scorer = Scorer("decoder", Bytes(), manifest, CONFIG, context)
+    scorer.parts(method, 0)
+    scorer.parts(method.under(other_support=True), 1)
+    expected = "" if names is None else (
+      f"note: a support and a query of {names} have up to {tokens[longest]} tokens together, the "
+      f"model was trained for {context}: answers may be worse; NUM_SHOTS asks for fewer examples\n"
+    )
+    assert capsys.readouterr().err == expected
+
+
+def test_a_remark_names_few_of_many_tasks():
+  note = answers.remark({f"t{number}": 10 + number for number in range(9)}, 11)
+  assert note.startswith("note: a support and a query of t8, t7, t6 and 4 more tasks have up to 18")
 
 
 def test_parts_of_other_episodes_have_other_names(manifest, monkeypatch):

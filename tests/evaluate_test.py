@@ -14,6 +14,7 @@ import pytest
 
 from hyperjax import adapt, adapters, answers, evaluate, launch, predict, runs, train
 from hyperjax.data import eval_sets, loader
+from hyperjax.data.caclm import CaclmConfig
 from hyperjax.evaluation import report
 from tests import tiny as tiny_lib
 from tests.models import tiny as models_tiny
@@ -273,6 +274,17 @@ def test_a_dry_run_scores_nothing(tiny, tmp_path, capsys):
   assert not out.exists()
 
 
+def test_a_dry_run_counts_the_controls_of_a_run_without_tasks_of_its_own(
+  tiny, tmp_path, capsys, monkeypatch
+):
+  """One on running text, on the tasks of a data file."""
+  given = runs.configured(tiny.run)
+  data = dataclasses.replace(given["data"], episodes=CaclmConfig())
+  monkeypatch.setattr(runs, "configured", lambda _: {**given, "data": data})
+  assert evaluate.main([*alone(tiny, tmp_path / "report", tiny.run), "--dry_run"]) == 0
+  assert "methods    zero_shot, in_context, mine, 3 controls\n" in capsys.readouterr().out
+
+
 def test_a_dry_run_checks_mesh_and_batch_as_the_run_does(tiny, tmp_path, capsys, monkeypatch):
   three = jax.devices()[:1] * 3
   monkeypatch.setattr(jax, "devices", lambda: three)
@@ -282,6 +294,20 @@ def test_a_dry_run_checks_mesh_and_batch_as_the_run_does(tiny, tmp_path, capsys,
   for more in (["--dry_run"], []):
     assert ask(*more, MESH_FSDP=2).startswith("a mesh of data 1 x fsdp 2 x tensor 1 does not fit 3")
     assert ask(*more).startswith("4 episodes cannot be shared out evenly over data 3 x fsdp 1: ")
+
+
+def test_examples_beyond_the_models_context_are_remarked_on(tiny, tmp_path, capsys, monkeypatch):
+  """The tiny model's config.json says 256; 30 examples have more tokens."""
+
+  def collect(folder, name, method, seed, scorer, bar):
+    scorer.parts(method, seed)
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(answers, "collect", collect)
+  given = arguments(tmp_path, {"hyperllama": tiny.run}, NUM_SHOTS=30)
+  assert evaluate.main(given) == 130
+  [note] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
+  assert "held_out.held_words" in note and "the model was trained for 256: " in note
 
 
 # ---- Adapters ------------------------------------------------------------------------------------
@@ -396,6 +422,16 @@ def test_a_hypermodel_that_is_no_run_is_refused(tiny, tmp_path, capsys):
   assert message == (
     "hypermodel 'hyperllama' is none of the runs ['mine']: name its folder in RUNS, or set "
     "evaluate.evaluate.hypermodel"
+  )
+
+
+@pytest.mark.parametrize("name", ["zero_shot", "in_context", *CONTROLS, "in_context_shuffled"])
+def test_a_run_called_like_a_method_of_every_evaluation_is_refused(tmp_path, capsys, name):
+  """Before any folder is looked into: the report would show one under the name of the other."""
+  status = evaluate.main(arguments(tmp_path / "out", {"hyperllama": "runs/a", name: "runs/b"}))
+  assert tiny_lib.refused(capsys, status) == (
+    f"RUNS calls runs/b {name!r}, as the evaluation calls a method of its own: give it another "
+    "name than zero_shot, in_context, other_task_support, shuffled_outputs, in_context_shuffled"
   )
 
 

@@ -3,7 +3,7 @@ query is read once; its continuations go on from it, and so does the model's own
 packed densely into batches of a few static shapes.
 
     a query's continuations                 lanes, mostly one: a query and what goes on from it
-    the lanes of an episode, longest first  rows of at most `width`
+    the lanes of an episode, in one order   rows of at most `width`
     the rows of many episodes               batches, each of the smallest shape it fits
 
 All lanes of a row share their episode's phi.
@@ -101,7 +101,7 @@ class Row:
   Attributes:
     source: the episode's number among those that are packed together.
     sizes: what the largest lanes need.
-    lanes: the longest first.
+    lanes: those that answer before the others, the longest first.
   """
 
   source: int
@@ -135,21 +135,33 @@ def width(num_queries: int) -> int:
 def rows(
   episode: Episode, width: int, layout: Layout, answer: int, source: int = 0
 ) -> list[Row]:
-  """All queries and continuations of an episode in rows, the longest first; `answer` is how many
-  tokens an answer may have."""
+  """All queries and continuations of an episode in rows: first the lanes that answer, then the
+  others, the longest first. `answer` is how many tokens an answer may have."""
   lanes = sorted(
     (
-      (sizes.tokens, sizes, (lane.column, lane.start), lane)
+      found
       for column, query in enumerate(episode.queries)
-      for lane, sizes in _lanes(column, query, layout, answer)
+      for found in _lanes(column, query, layout, answer)
     ),
-    reverse=True,
-  )
+    key=lambda found: _order(*found), reverse=True,
+  )  # fmt: skip
   parts = [lanes[start : start + width] for start in range(0, len(lanes), width)]
   return [
-    Row(source, _largest(sizes for _, sizes, *_ in part), tuple(lane for *_, lane in part))
+    Row(source, _largest(sizes for _, sizes in part), tuple(lane for lane, _ in part))
     for part in parts
   ]
+
+
+def _order(lane: Lane, sizes: Sizes) -> tuple[int, ...]:
+  """Where a lane stands among its episode's.
+
+  How long an answer may be plays no part: shapes are planned before that is known, and must be of
+  the rows that are asked.
+  """
+  return (
+    lane.start == 0, sizes.query + sizes.read, sizes.query, sizes.read, sizes.targets,
+    lane.column, lane.start,
+  )  # fmt: skip
 
 
 def _lanes(

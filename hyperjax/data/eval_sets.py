@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from hyperjax.core.batch import Batch
+from hyperjax.core.batch import Batch, Support
 from hyperjax.data import continuations, layouts, loader, shapes, shots
 from hyperjax.data import episodes as episodes_lib
 from hyperjax.data.episodes import Episode
@@ -56,10 +56,10 @@ class EvalConfig:
     for name in ("num_queries", "batch_size", "max_shapes"):
       if getattr(self, name) < 1:
         raise ValueError(f"EvalConfig.{name} must be at least 1, not {getattr(self, name)}")
-    if self.max_new_tokens is not None and self.max_new_tokens < 1:
-      raise ValueError(
-        f"EvalConfig.max_new_tokens must be at least 1, or None, not {self.max_new_tokens}"
-      )
+    for name in ("max_queries", "max_new_tokens"):
+      value = getattr(self, name)
+      if value is not None and value < 1:
+        raise ValueError(f"EvalConfig.{name} must be at least 1, or None, not {value}")
     if not self.seeds:
       raise ValueError("EvalConfig.seeds is empty")
 
@@ -89,12 +89,13 @@ class Group:
 
 @dataclasses.dataclass
 class _Needs:
-  """What some episodes need so that nothing of them is cut: S, T and W; {what a row of queries
-  needs: how many do}; and how many episodes they are."""
+  """What some episodes need so that nothing of them is cut: S, T and W; a support and a query of it
+  together; {what a row of queries needs: how many do}; and how many episodes they are."""
 
   support: int = 1
   query: int = 1
   targets: int = 1
+  both: int = 1
   rows: Counter[continuations.Sizes] = dataclasses.field(default_factory=Counter)
   episodes: int = 0
 
@@ -102,16 +103,17 @@ class _Needs:
     """Counts one episode in."""
     rows = Counter(r.sizes.rounded() for r in continuations.rows(episode, width, layout, 1))
     longest = [(query, max(map(len, continuations.of(query)))) for query in episode.queries]
-    one = _Needs(
-      len(episode.support) + len(layout.end),
-      max(layout.length(len(query.input), size) for query, size in longest),
-      max(size for _, size in longest), rows, 1,
+    support, query = (
+      len(episode.support), max(layout.length(len(query.input), size) for query, size in longest)
     )  # fmt: skip
+    one = _Needs(
+      support + len(layout.end), query, max(size for _, size in longest), support + query, rows, 1
+    )
     self.include(one)
 
   def include(self, other: "_Needs") -> None:
     """Counts the other's episodes in."""
-    for name in ("support", "query", "targets"):
+    for name in ("support", "query", "targets", "both"):
       setattr(self, name, max(getattr(self, name), getattr(other, name)))
     self.rows.update(other.rows)
     self.episodes += other.episodes
@@ -136,6 +138,8 @@ class Plan:
     manifest, config, other_support, inline: as `plan` was given them.
     layout: of the downstream model's queries.
     groups: without their episodes.
+    tokens: {task: the most that a support and one of its queries have together, the query with its
+      longest target or option}.
   """
 
   manifest: Manifest
@@ -144,6 +148,7 @@ class Plan:
   other_support: bool
   inline: bool
   groups: Sequence[Group]
+  tokens: Mapping[str, int]
 
   def draw(self, seed: int, *, shuffle_outputs: bool = False) -> list[Group]:
     """The episodes of one seed.
@@ -210,7 +215,8 @@ def plan(
     longest = {task: plain[task].targets for task in tasks}
     longest = dict(sorted(longest.items(), key=lambda item: item[1]))
     groups.append(Group(longest, shape, (), laid, rows))
-  return Plan(manifest, config, laid, other_support, inline, groups)
+  tokens = {task: need.both for task, need in plain.items()}
+  return Plan(manifest, config, laid, other_support, inline, groups, tokens)
 
 
 def groups(
@@ -252,29 +258,40 @@ def _joined(parts: Sequence[Sequence[Episode]]) -> Lazy:
   return Lazy(starts[-1], make)
 
 
-def batch(
+def supports(
   group: Group, batch_size: int, number: int
-) -> tuple[Batch, np.ndarray, Sequence[Episode]]:
-  """The group's batch of that number, of exactly `batch_size` episodes.
-
-  Returns:
-    The batch, filled up with its first episode; a mask [B, M] of the queries that count; and the
-    episodes of its real rows.
-  """
-  real = group.episodes[number * batch_size : (number + 1) * batch_size]
-  filled = [*real, *[real[0]] * (batch_size - len(real))]
-  made = loader.to_batch(filled, group.shape, group.layout)[0]
-  mask = made.weights.sum(-1) > 0
-  mask[len(real) :] = False
-  return made, mask, real
+) -> tuple[Support, Sequence[Episode]]:
+  """The supports of the group's batch of that number, and the episodes of its real rows; queries
+  are not laid out."""
+  filled, real = _part(group, batch_size, number)
+  alone = [dataclasses.replace(episode, queries=()) for episode in filled]
+  shape = BatchShape(group.shape.support, 1, 1, 1)
+  return loader.to_batch(alone, shape, group.layout)[0].support, real
 
 
 def batches(
   group: Group, batch_size: int
 ) -> Iterator[tuple[Batch, np.ndarray, Sequence[Episode]]]:
-  """All batches of a group, as `batch` makes them."""
+  """All batches of a group, of exactly `batch_size` episodes each.
+
+  Yields:
+    The batch, filled up with its first episode; a mask [B, M] of the queries that count; and the
+    episodes of its real rows.
+  """
   for number in range(group.num_batches(batch_size)):
-    yield batch(group, batch_size, number)
+    filled, real = _part(group, batch_size, number)
+    batch, _ = loader.to_batch(filled, group.shape, group.layout)
+    mask = batch.weights.sum(-1) > 0
+    mask[len(real) :] = False
+    yield batch, mask, real
+
+
+def _part(
+  group: Group, batch_size: int, number: int
+) -> tuple[list[Episode], Sequence[Episode]]:
+  """The episodes of the group's batch of that number, filled up with the first, and its own."""
+  real = group.episodes[number * batch_size : (number + 1) * batch_size]
+  return [*real, *[real[0]] * (batch_size - len(real))], real
 
 
 def count_left_out(manifest: Manifest, config: EvalConfig) -> dict[str, int]:

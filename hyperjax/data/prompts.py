@@ -54,10 +54,22 @@ class PromptFormat:
     return self.definition.replace("{definition}", text)
 
   def terminator_ids(self, vocabulary) -> tuple[int, ...]:
-    """Returns the token ids that end every target: decoding stops at them."""
+    """Returns the token ids that end every target: decoding stops at them.
+
+    Raises:
+      ValueError: the vocabulary has none for the terminator's text.
+    """
     if self.terminator == "":
       return (vocabulary.eos_id,)
-    return tuple(_continuations(vocabulary, [self.terminator])[0])
+    ids = tuple(_continuations(vocabulary, [self.terminator])[0])
+    if not ids:
+      with_eos = ", ".join(prompt.name for prompt in FORMATS.values() if prompt.terminator == "")
+      raise ValueError(
+        f"Prompt format '{self.name}': its terminator {self.terminator!r} has no token in this "
+        "vocabulary (as line ends have none in T5's), so no target would have an end; use a format "
+        f"that ends with EOS (gin: PROMPT): {with_eos}."
+      )
+    return ids
 
   def encode_inputs(self, vocabulary, texts: Sequence[str]) -> list[list[int]]:
     """Returns the ids of each input's piece (no BOS: `Episode` puts it where a sequence starts)."""

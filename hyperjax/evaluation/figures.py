@@ -21,7 +21,11 @@ FIGURES = {
   "option_accuracy": "option_correct",
 }
 RECOVERED = ("exact_match", "log_likelihood", "score")
-NEEDED = ("zero_shot", "in_context")
+# What an evaluation adds to the methods that it is given: what a report needs, and controls.
+NEEDED = ZERO_SHOT, IN_CONTEXT = ("zero_shot", "in_context")
+CONTROLS = OTHER_TASK, SHUFFLED, IN_CONTEXT_SHUFFLED = (
+  "other_task_support", "shuffled_outputs", "in_context_shuffled"
+)  # fmt: skip
 LIBRARIES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -52,7 +56,7 @@ def summarise(
   recoveries = {
     method: {
       figure: _recovery(
-        values[figure][method], values[figure]["zero_shot"], values[figure]["in_context"]
+        values[figure][method], values[figure][ZERO_SHOT], values[figure][IN_CONTEXT]
       )
       for figure in RECOVERED
       if figure in values
@@ -123,7 +127,7 @@ def _recovery(
     "low": None,
     "high": None,
     "note": f"undefined: in-context - zero-shot is {gain.mean:.3f} [{gain.low:.3f}, "
-    f"{gain.high:.3f}], which contains 0",
+    f"{gain.high:.3f}], not wholly above 0",
   }
 
 

@@ -28,7 +28,8 @@ class Interval(NamedTuple):
 class Recovery(NamedTuple):
   """How much of in-context's gain over zero-shot a method reaches; 1 is all of it.
 
-  All three figures are NaN where the gain's interval contains 0: there is nothing to recover.
+  All three figures are NaN where the gain's interval is not wholly above 0: there is nothing to
+  recover, least of all where reading the examples in context does harm.
   """
 
   mean: float
@@ -113,7 +114,7 @@ def recovery(
   """
   ours, low, high = _aligned(method, zero_shot, in_context)
   gain = difference(in_context, zero_shot, seed=seed)
-  if gain.low <= 0 <= gain.high:
+  if gain.low <= 0:
     return Recovery(math.nan, math.nan, math.nan, gain)
   draws = _draws(ours.size, seed)
   numerator, denominator = (ours - low)[draws].mean(axis=1), (high - low)[draws].mean(axis=1)

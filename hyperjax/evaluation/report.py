@@ -41,7 +41,7 @@ seed every task counts with the lowest of its seeds' scores.
 seeds, then over tasks. In brackets: a 95% bootstrap interval over tasks (10 000 resamples).
 - **Recovery** = (method - zero-shot) / (in-context - zero-shot), a ratio of macro averages; \
 numerator and denominator are of the same resampled tasks. It is undefined where the interval of \
-the denominator contains 0.
+the denominator is not wholly above 0.
 - All methods answered the same queries with the same supports. **φ of another task** and **φ of \
 shuffled outputs** are controls: the hypermodel read the support of another task, or this task's \
 inputs with each other's outputs. **in-context, shuffled outputs**: the model itself read the \

@@ -61,8 +61,9 @@ def read_config(source: str | pathlib.Path) -> Config:
 
 
 def context_length(source: str | pathlib.Path) -> int | None:
-  """The longest text that the source's model was trained for, in tokens; None without a limit."""
-  return _read(sources.resolve(source))[1]
+  """The longest text that the source's model was trained for, in tokens; None without a limit, as
+  for random weights."""
+  return None if source == RANDOM else _read(sources.resolve(source))[1]
 
 
 def _read(path: pathlib.Path) -> tuple[Config, int | None]:

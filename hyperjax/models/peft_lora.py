@@ -171,10 +171,16 @@ def _shorts(modules: Mapping[str, Module]) -> list[str]:
 def _check_patterns(
   raw: Mapping[str, Any], modules: Mapping[str, Module], folder: pathlib.Path
 ) -> None:
-  """Refuses patterns of ranks and alphas that match no module, or some layers of one only."""
-  for field in ("rank_pattern", "alpha_pattern"):
-    for key in raw.get(field) or ():
-      where = folder / CONFIG
+  """Refuses patterns of ranks and alphas that match no module, or some layers of one only, and
+  values that are none."""
+  where = folder / CONFIG
+  for field, check in (("rank_pattern", positive), ("alpha_pattern", number)):
+    patterns = raw.get(field) or {}
+    if not isinstance(patterns, dict):
+      raise ValueError(f"{where}: {field} must be an object {{module: value}}, not {patterns!r}")
+    for key, value in patterns.items():
+      entry = f"{field}[{key!r}]"
+      check({entry: value}, entry, folder)
       hits = [
         [_matches(where, field, _as_peft(key), name) for name in module.names]
         for module in modules.values()

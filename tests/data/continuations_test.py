@@ -65,6 +65,20 @@ def test_many_options_are_shared_out_over_lanes():
   assert [lane for lane, _ in lanes(long)] == [Lane(0, 0, 2, 9), Lane(0, 2, 4, 1)]
 
 
+def test_lanes_share_rows_however_long_answers_may_be():
+  """Shapes are planned without knowing it. Read: 48 + 64 three times, 100 + 4 five times."""
+  many = Query(ids(48), ids(33, 2), 0, tuple(ids(33, 2 + i) for i in range(6)))
+  one = episode(many, *(query(number, 100, 5) for number in range(1, 6)))
+  for answer in (1, 33):
+    rows = continuations.rows(one, 3, DECODER, answer)
+    assert [[(lane.column, lane.start) for lane in row.lanes] for row in rows] == [
+      [(0, 0), (5, 0), (4, 0)], [(3, 0), (2, 0), (1, 0)], [(0, 4), (0, 2)]
+    ]  # fmt: skip
+    assert [row.sizes for row in rows] == [
+      Sizes(100, 64, 66, answer), Sizes(100, 4, 5, answer), Sizes(48, 64, 66, 1)
+    ]  # fmt: skip
+
+
 def test_a_row_is_half_as_wide_as_an_episode():
   assert [continuations.width(n) for n in (1, 2, 7, 10)] == [1, 1, 4, 5]
 

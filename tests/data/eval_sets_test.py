@@ -124,6 +124,19 @@ def test_batches_are_of_one_size_and_the_mask_counts_each_query_once(manifest):
     assert seen == sum(len(e.queries) for e in group.episodes)
 
 
+@pytest.mark.parametrize("place", [
+  {}, {"layout": "encoder_decoder"}, {"layout": "encoder_decoder", "inline": True},
+])  # fmt: skip
+def test_supports_are_those_of_whole_batches(manifest, place):
+  for group in eval_sets.groups(manifest, CONFIG, 0, **place):
+    for number, (batch, _, real) in enumerate(eval_sets.batches(group, CONFIG.batch_size)):
+      support, episodes = eval_sets.supports(group, CONFIG.batch_size, number)
+      np.testing.assert_array_equal(support.tokens, batch.support.tokens)
+      np.testing.assert_array_equal(support.length, batch.support.length)
+      keys = lambda found: [(e.task, [q.id for q in e.queries]) for e in found]
+      assert keys(episodes) == keys(real)
+
+
 def test_continuations_fit_the_shapes_of_every_seed(manifest):
   shapes = [
     [group.continuations for group in eval_sets.groups(manifest, CONFIG, seed, **control)]
@@ -134,6 +147,36 @@ def test_continuations_fit_the_shapes_of_every_seed(manifest):
     for episode in group.episodes:
       for row in continuations.rows(episode, 2, group.layout, group.tasks[episode.task]):
         assert any(shape.holds(row.sizes) for shape in group.continuations)
+
+
+def test_every_row_finds_a_planned_shape_where_queries_have_several_lanes(tmp_path, monkeypatch):
+  """16 of 96 queries have three lanes each; an answer may be as long as a target."""
+  monkeypatch.setattr(continuations, "_PROGRAM_TOKENS", 0)
+  options = [letter * 32 for letter in "abcdef"]
+  long = {"output": options[0], "options": options}
+  made = write_folder(tmp_path, {"mixed": [
+    {"input": f"{i:047}", **long} if i % 6 == 0 else {"input": f"{i:099}", "output": "four"}
+    for i in range(96)
+  ]})  # fmt: skip
+  config = EvalConfig(num_shots=1, num_queries=6, max_queries=None)
+  [group] = eval_sets.groups(made, config, 0)
+  assert len(group.continuations) > 1 and group.tasks == {"mixed": 33}
+  rows = [
+    row
+    for source, episode in enumerate(group.episodes)
+    for row in continuations.rows(episode, 3, group.layout, 33, source)
+  ]
+  assert max(lane.start for row in rows for lane in row.lanes) == 4
+  packed = [row for part, _ in continuations.pack(rows, group.continuations, 8) for row in part]
+  assert len(packed) == len(rows)
+
+
+@pytest.mark.parametrize("inline", [False, True])
+def test_a_plan_knows_what_a_support_and_a_query_have_together(tmp_path, inline):
+  """Three shots "0=out0;" and "1=out" are 21 + 6; 60 letters more in each input 3 * 67 + 66."""
+  tasks = {"short": numbered(10), "long": numbered(10, "x" * 60)}
+  made = write_folder(tmp_path, tasks)
+  assert eval_sets.plan(made, CONFIG, inline=inline).tokens == {"short": 27, "long": 267}
 
 
 def test_some_tasks_of_a_folder(manifest):
@@ -157,6 +200,14 @@ def test_a_wrong_value_is_named(name):
     dataclasses.replace(CONFIG, **{name: 0})
   with pytest.raises(ValueError, match="num_shots is 0; want 1 <= low <= high"):
     dataclasses.replace(CONFIG, num_shots=0)
+
+
+@pytest.mark.parametrize("name", ["max_queries", "max_new_tokens"])
+def test_a_limit_below_one_is_refused_and_none_is_no_limit(name):
+  for value in (0, -1):
+    with pytest.raises(ValueError, match=f"{name} must be at least 1, or None, not {value}"):
+      dataclasses.replace(CONFIG, **{name: value})
+  assert getattr(dataclasses.replace(CONFIG, **{name: None}), name) is None
 
 
 def test_no_seed_is_refused():

@@ -32,15 +32,18 @@ def test_braces_in_a_text_stay_as_they_are():
 
 
 class SentencePiece(Bytes):
-  """A real SentencePiece model, which sets a space in front of every text."""
+  """A real SentencePiece model, which sets a space in front of every text.
 
-  def __init__(self, path):
+  T5's removes extra white space: what ends a text, or a line, has no token.
+  """
+
+  def __init__(self, path, remove_extra_whitespaces=False):
     super().__init__()
     prefix = str(path / "model")
     (path / "text.txt").write_text("\n".join([SENTENCEPIECE_TEXT] * 20))
     sentencepiece.SentencePieceTrainer.train(
       input=str(path / "text.txt"), model_prefix=prefix, vocab_size=60, hard_vocab_limit=False,
-      remove_extra_whitespaces=False, minloglevel=2,
+      remove_extra_whitespaces=remove_extra_whitespaces, minloglevel=2,
     )  # fmt: skip
     self._model = sentencepiece.SentencePieceProcessor(model_file=prefix + ".model")
 
@@ -58,6 +61,25 @@ def test_a_target_gets_no_second_space_from_sentencepiece(tmp_path):
   target = prompt.encode_targets(vocabulary, ["wolves"])[0][:-1]
   assert source + target == vocabulary.encode_batch(["a wolf: wolves"])[0]
   assert vocabulary.encode_batch([" wolves"])[0] != target  # what encoding it alone would give
+
+
+@pytest.mark.parametrize("name", ["qa", "qa_blank_line", "newline", "arrow"])
+def test_a_terminator_without_a_token_is_refused(tmp_path, name):
+  vocabulary = SentencePiece(tmp_path, remove_extra_whitespaces=True)
+  end = FORMATS[name].terminator
+  message = (
+    f"Prompt format '{name}': its terminator {end!r} has no token in this vocabulary (as line ends "
+    "have none in T5's), so no target would have an end; use a format that ends with EOS (gin: "
+    "PROMPT): short, qa_eos, eos."
+  )
+  for ask in (
+    lambda: FORMATS[name].terminator_ids(vocabulary),
+    lambda: FORMATS[name].encode_targets(vocabulary, ["wolves"]),
+  ):
+    with pytest.raises(ValueError) as error:
+      ask()
+    assert str(error.value) == message
+  assert FORMATS["qa_eos"].terminator_ids(vocabulary) == (vocabulary.eos_id,)
 
 
 def test_json_round_trip_and_unknown_fields():

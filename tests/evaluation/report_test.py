@@ -188,7 +188,7 @@ def test_an_undefined_recovery_is_said_not_hidden(tmp_path):
   found = results["recovery"]["exact_match"]
   assert found["mean"] is None and found["low"] is None
   assert found["note"] == (
-    "undefined: in-context - zero-shot is 0.000 [0.000, 0.000], which contains 0"
+    "undefined: in-context - zero-shot is 0.000 [0.000, 0.000], not wholly above 0"
   )
   assert found["note"] in (tmp_path / "report.md").read_text()
   assert "NaN" not in (tmp_path / "results.json").read_text()

@@ -49,10 +49,13 @@ def test_every_kind_of_file_is_read_in_order(tmp_path):
   corpus = write(
     tmp_path / "kinds", a__jsonl=lines("one", " ", "two\nlines"), b__json__gz=gzip.compress(
       lines("three")), c__jsonl__zst=zstd(lines("four", "five")), d__txt=b"six\r\nseven\n",
-    e__txt__gz=gzip.compress(b"eight"), note__md=b"not this",
+    e__txt__gz=gzip.compress(b"eight"), note__md=b"not this", wiki__txt__jsonl=lines("nine"),
+    wiki__txt__jsonl__gz=gzip.compress(lines("ten")), xml__json__txt=b"eleven",
   )  # fmt: skip
   found = documents(*corpus.splits()["train"])
-  assert found == ["one", "two\nlines", "three", "four", "five", "six\nseven\n", "eight"]
+  assert found == [
+    "one", "two\nlines", "three", "four", "five", "six\nseven\n", "eight", "nine", "ten", "eleven"
+  ]  # fmt: skip
 
 
 def test_splits_are_told_by_names(tmp_path):
