@@ -15,7 +15,7 @@ import pathlib
 import sys
 
 from benchmarks import commands
-from hyperjax import launch
+from hyperjax import storage
 
 MODEL = "models/smollm2_135m.gin"
 DATA = "data/function_vectors.gin"
@@ -119,7 +119,7 @@ def _table(out: pathlib.Path) -> str:
   for name, found in rows.items():
     lines.append(f"| {name} | {found['mean']:.3f} | {found['low']:.3f} to {found['high']:.3f} |")
   text = "\n".join(lines)
-  launch.write_whole(out, "table.md", text + "\n")
+  storage.write_whole(out / "table.md", text + "\n")
   return text
 
 

@@ -12,6 +12,7 @@ import pathlib
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterable
 
 import fsspec
 from etils import epath
@@ -71,6 +72,37 @@ def copy_folder(address: str, to: str | os.PathLike) -> None:
         raise
   finally:
     shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_whole(path: str | os.PathLike, content: str | bytes | Iterable[bytes]) -> None:
+  """Writes a file, whole or not at all, into a folder that is made where there is none.
+
+  Args:
+    path: of the local disk or of a bucket.
+    content: text, bytes, or pieces that make them up.
+
+  Raises:
+    OSError: the disk does not take it.
+  """
+  content = content.encode() if isinstance(content, str) else content
+  pieces = [content] if isinstance(content, bytes) else content
+  if in_bucket(path):
+    folder(path).write_bytes(b"".join(pieces))
+    return
+  path = pathlib.Path(path)
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+      with os.fdopen(handle, "wb") as file:
+        file.writelines(pieces)
+      os.chmod(temporary, 0o644)
+      os.replace(temporary, path)
+    except BaseException:
+      os.unlink(temporary)
+      raise
+  except OSError as error:
+    raise OSError(f"{path} could not be written: {error.strerror or error}") from error
 
 
 def said(error: Exception) -> str:

@@ -22,7 +22,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from hyperjax import launch, progress, runs, systems
+from hyperjax import launch, progress, runs, storage, systems
 from hyperjax.core import arithmetic, sharding
 from hyperjax.core.batch import Batch
 from hyperjax.core.phi import Phi
@@ -30,7 +30,7 @@ from hyperjax.data import eval_episodes, layouts, loader, schedule, shapes, voca
 from hyperjax.data.episodes import Episode, Sampler
 from hyperjax.data.manifest import Manifest
 from hyperjax.data.shapes import BatchShape
-from hyperjax.evaluation import report, scoring, tuning_report
+from hyperjax.evaluation import scoring, tuning_report
 from hyperjax.hypermodels.tuned import TunedPhi
 from hyperjax.training import step as step_lib
 
@@ -200,7 +200,7 @@ def _stored(file: pathlib.Path, make) -> Curve:
   if file.exists():
     return json.loads(file.read_text())
   curve = make()
-  report.write_whole(file, json.dumps(curve).encode())
+  storage.write_whole(file, json.dumps(curve).encode())
   return curve
 
 

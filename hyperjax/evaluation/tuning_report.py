@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from hyperjax.evaluation import figures, metrics, plots, report
+from hyperjax import storage
+from hyperjax.evaluation import figures, metrics, plots
 
 # {method: {task: [curve of each seed]}}, a curve: [{"step", "exact_match", "log_likelihood"}].
 Cells = Mapping[str, Mapping[str, Sequence[Sequence[Mapping[str, int | float]]]]]
@@ -26,7 +27,7 @@ def write(folder: str | os.PathLike, cells: Cells, about: Mapping[str, str]) -> 
     "results.json": (json.dumps(results, indent=2, allow_nan=False) + "\n").encode(),
   }
   for name, content in files.items():
-    report.write_whole(pathlib.Path(folder) / name, content)
+    storage.write_whole(pathlib.Path(folder) / name, content)
   print(table(results))
   return results
 

@@ -20,10 +20,8 @@ import copy
 import importlib
 import inspect
 import os
-import pathlib
 import shlex
 import sys
-import tempfile
 import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -144,20 +142,6 @@ def config_of(folder: str | os.PathLike) -> str:
 
 
 # ---- Running ------------------------------------------------------------------------------------
-
-
-def write_whole(folder: str | os.PathLike, name: str, text: str) -> None:
-  """Writes a text file, whole or not at all."""
-  if storage.in_bucket(folder):
-    (storage.folder(folder) / name).write_text(text)
-    return
-  target = pathlib.Path(folder) / name
-  target.parent.mkdir(parents=True, exist_ok=True)
-  handle, temporary = tempfile.mkstemp(dir=folder, prefix=f".{name}.")
-  with os.fdopen(handle, "w") as file:
-    file.write(text)
-  os.chmod(temporary, 0o644)
-  os.replace(temporary, target)
 
 
 class Borrowed(NamedTuple):
@@ -299,7 +283,7 @@ class _Record:
     bound = gin.get_bindings(self._target, resolve_references=False)
     defaults = gin_config._get_default_configurable_parameter_values(self._target, None, None)
     gin_config._OPERATIVE_CONFIG[("", selector)] = defaults | bound
-    write_whole(self._folder, "config.gin", self._config)
+    storage.write_whole(os.path.join(self._folder, "config.gin"), self._config)
     self._accepted = True
     self.finish()
 
@@ -307,7 +291,7 @@ class _Record:
     """Writes what was used in the end."""
     if self._accepted:
       text = gin.operative_config_str(max_line_length=100)
-      write_whole(self._folder, "config-operative.gin", text)
+      storage.write_whole(os.path.join(self._folder, "config-operative.gin"), text)
 
 
 class Run(NamedTuple):
