@@ -261,8 +261,11 @@ def _run(
   with _running(Run(command, config, record)), gin.unlock_config():
     try:
       status = target(**given)
-    finally:
-      record.finish()
+    except BaseException:
+      with contextlib.suppress(Exception):  # what is on its way says more
+        record.finish()
+      raise
+    record.finish()
     record.accept()
   return status if isinstance(status, int) and not isinstance(status, bool) else 0
 

@@ -10,7 +10,7 @@ import textwrap
 import gin
 import pytest
 
-from hyperjax import launch
+from hyperjax import launch, storage
 from hyperjax.launch import command_line
 
 TOY = {
@@ -499,6 +499,25 @@ class TestRecords:
     text = (files / "out" / "config-operative.gin").read_text()
     assert "model.Model.depth = 2" in text and "model.Model.width = %WIDTH" in text
     assert "train.train.out = ''" in text and "train.train.steps = %TRAIN_STEPS" in text
+
+  def test_what_stopped_the_function_is_said_where_its_folder_cannot_be_written_any_more(
+    self, files, capsys, monkeypatch
+  ):
+    write, names = storage.write_whole, []
+
+    def full(path, content):
+      names.append(os.path.basename(path))
+      if len(names) > 2:
+        raise OSError("the disk is full")
+      write(path, content)
+
+    monkeypatch.setattr(storage, "write_whole", full)
+    assert start(*settings(steps=16)) == 1
+    assert capsys.readouterr().err == "error: step 16: loss nan.\n"
+    assert names == ["config.gin", "config-operative.gin", "config-operative.gin"]
+    names.clear()
+    with pytest.raises(OSError, match="the disk is full"):
+      start(*settings(steps=5))
 
   def test_only_whole_files_are_left(self, files):
     start(*settings())
