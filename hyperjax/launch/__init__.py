@@ -20,6 +20,7 @@ import copy
 import importlib
 import inspect
 import os
+import pathlib
 import shlex
 import sys
 import traceback
@@ -358,8 +359,9 @@ def check_complete(
 def folder_of_run(macro: str, *, bucket: bool) -> str | None:
   """Returns the folder that a macro names; None if it names none.
 
-  Raises ValueError where it is no text, or an address that the command does not write to: a file of
-  that name would be local. `bucket` says whether it writes to buckets.
+  Raises ValueError where it is no text, an address that the command does not write to (a file of
+  that name would be local), or a folder that cannot be made or not be written to. `bucket` says
+  whether it writes to buckets.
   """
   value = copy.deepcopy(gin.query_parameter(f"{macro}/gin.macro.value"))
   if value is not None and not isinstance(value, str):
@@ -372,7 +374,18 @@ def folder_of_run(macro: str, *, bucket: bool) -> str | None:
       f"{macro} is {value}, not {allowed}: mount the bucket and name the folder in it, such as "
       "/gcs/runs/mine (docs/pods.md)."
     )
+  elif value is not None:
+    _check_can_be_written(macro, value)
   return value
+
+
+def _check_can_be_written(macro: str, folder: str) -> None:
+  """Raises ValueError where a local folder, or its nearest parent that is there, takes no files."""
+  path = pathlib.Path(folder).absolute()
+  there = next(one for one in (path, *path.parents) if os.path.lexists(one))
+  if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+    why = "may not be written to" if there.is_dir() else "is no folder"
+    raise ValueError(f"{macro} is {folder}, but {there} {why}: name another folder.")
 
 
 def header(module: str, command: str) -> str:

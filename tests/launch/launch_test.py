@@ -419,6 +419,27 @@ class TestRefusals:
     assert message.startswith("MODEL_DIR is gs://mine/run, not a folder: mount the bucket")
     assert sorted(path.name for path in files.iterdir()) == ["model.gin", "run.gin"]
 
+  @pytest.mark.parametrize("folder", ["run.gin", "run.gin/new", "run.gin/new/er"])
+  def test_a_folder_that_cannot_be_made_is_refused_before_the_work(
+    self, files, capsys, toy, folder
+  ):
+    before = len(toy.CALLS)
+    assert refused(capsys, *settings(folder=folder)) == (
+      f"MODEL_DIR is {folder}, but {files}/run.gin is no folder: name another folder."
+    )
+    assert len(toy.CALLS) == before
+
+  @pytest.mark.parametrize("folder", ["locked", "locked/new/er"])
+  def test_a_folder_that_may_not_be_written_to_is_refused(
+    self, files, capsys, monkeypatch, folder
+  ):
+    (files / "locked").mkdir()
+    # By no mode of the folder: root may write to any.
+    monkeypatch.setattr(os, "access", lambda path, _: path != files / "locked")
+    assert refused(capsys, *settings(folder=folder)) == (
+      f"MODEL_DIR is {folder}, but {files}/locked may not be written to: name another folder."
+    )
+
   def test_runs_of_several_processes_may_be_in_a_bucket_and_nowhere_else(self, files, capsys):
     message = refused(capsys, *settings(folder="s3://mine/run"), distributed=True)
     assert message.startswith("MODEL_DIR is s3://mine/run, not a folder or a gs:// address: mount")
