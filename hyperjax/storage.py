@@ -6,13 +6,15 @@ no folders either: one exists as long as an object's name begins with its own.
     python -m hyperjax.storage gs://BUCKET/FOLDER TO     copies a folder to the local disk
 """
 
+import contextlib
+import fcntl
 import importlib.util
 import os
 import pathlib
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import fsspec
 from etils import epath
@@ -47,7 +49,8 @@ def folder(path: str | os.PathLike) -> epath.Path:
 def copy_folder(address: str, to: str | os.PathLike) -> None:
   """Copies a bucket's folder to the local disk, whole or not at all; one that is there is kept.
 
-  Several processes of a machine may ask for the same one at once.
+  Several processes of a machine may ask for the same one at once: one copies, the others wait. What
+  one that was killed has left is removed by the next.
 
   Raises:
     FileNotFoundError: nothing lies at that address.
@@ -59,19 +62,32 @@ def copy_folder(address: str, to: str | os.PathLike) -> None:
   source = folder(address)
   if not source.is_dir():
     raise FileNotFoundError(f"{address}: no such folder in the bucket")
-  print(f"copying {address} to {to}", flush=True)
   to.parent.mkdir(parents=True, exist_ok=True)
-  partial = pathlib.Path(tempfile.mkdtemp(dir=to.parent, prefix=f".{to.name}."))
-  try:
-    fsspec.filesystem("gcs").get(f"{os.fspath(source)}/", f"{partial}/", recursive=True)
-    partial.chmod(0o755)
+  partial = to.parent / f".{to.name}.partial"
+  with _alone_in(to.parent):
+    if to.exists():
+      return
+    print(f"copying {address} to {to}", flush=True)
+    if partial.exists():
+      shutil.rmtree(partial)
+    partial.mkdir()
     try:
+      fsspec.filesystem("gcs").get(f"{os.fspath(source)}/", f"{partial}/", recursive=True)
       partial.rename(to)
-    except OSError:
-      if not to.exists():  # else another process of this machine was first
-        raise
+    except BaseException:
+      shutil.rmtree(partial, ignore_errors=True)
+      raise
+
+
+@contextlib.contextmanager
+def _alone_in(parent: pathlib.Path) -> Iterator[None]:
+  """Keeps out what else on this machine asks for the same; the system lets go of the killed."""
+  handle = os.open(parent, os.O_RDONLY)
+  try:
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    yield
   finally:
-    shutil.rmtree(partial, ignore_errors=True)
+    os.close(handle)
 
 
 def write_whole(path: str | os.PathLike, content: str | bytes | Iterable[bytes]) -> None:

@@ -1,6 +1,9 @@
 """Folders of buckets: copied whole or not at all, read and written under their own names."""
 
 import errno
+import fcntl
+import os
+import threading
 
 import pytest
 
@@ -47,6 +50,28 @@ def test_a_copy_that_fails_leaves_nothing(bucket, tmp_path):
   with pytest.raises(OSError, match="may not be read"):
     storage.copy_folder("gs://mine/a", tmp_path / "a")
   assert not list(tmp_path.iterdir())
+
+
+def test_what_a_killed_copy_has_left_is_removed(bucket, tmp_path):
+  bucket.put("a/one", b"1")
+  (tmp_path / ".a.partial" / "deep").mkdir(parents=True)
+  (tmp_path / ".a.partial" / "deep" / "half").write_text("old")
+  storage.copy_folder("gs://mine/a", tmp_path / "a")
+  assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")] == ["a", "a/one"]
+
+
+def test_of_two_that_ask_for_a_folder_one_waits_and_copies_nothing(bucket, tmp_path):
+  bucket.put("a/one", b"1")
+  handle = os.open(tmp_path, os.O_RDONLY)
+  fcntl.flock(handle, fcntl.LOCK_EX)
+  other = threading.Thread(target=storage.copy_folder, args=("gs://mine/a", tmp_path / "a"))
+  other.start()
+  other.join(0.5)
+  assert other.is_alive()
+  (tmp_path / "a").mkdir()
+  os.close(handle)
+  other.join()
+  assert bucket.read == [] and list((tmp_path / "a").iterdir()) == []
 
 
 @pytest.mark.parametrize("content", ["1ä\n", "1ä\n".encode(), iter([b"1", "ä\n".encode()])])
