@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from hyperjax import launch
+from hyperjax import storage
 
 
 def gin_arguments(files: Sequence[str], macros: Mapping[str, Any]) -> tuple[str, ...]:
@@ -90,7 +90,7 @@ def check_same(out: pathlib.Path, given: Mapping[str, Any]) -> None:
   given = {name: str(value) for name, value in given.items()}
   file = out / "arguments.json"
   if not file.exists():
-    launch.write_whole(out, file.name, json.dumps(given, indent=2) + "\n")
+    storage.write_whole(file, json.dumps(given, indent=2) + "\n")
   before = json.loads(file.read_text())
   for name, value in given.items():
     if before.get(name) != value:

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from hyperjax import compile as compile_lib
-from hyperjax import launch
+from hyperjax import launch, storage
 from hyperjax.launch import command_line
 from hyperjax.training import topologies
 
@@ -102,7 +102,7 @@ def measure(name: str, out: pathlib.Path) -> dict[str, Any]:
   report = compile_lib.make(lowered)
   found = compile_lib.as_json(given, topology, shape, report)
   out.mkdir(parents=True, exist_ok=True)
-  launch.write_whole(out, file.name, json.dumps({"key": key, "found": found}, indent=2) + "\n")
+  storage.write_whole(file, json.dumps({"key": key, "found": found}, indent=2) + "\n")
   return found
 
 
@@ -182,7 +182,7 @@ def main() -> int:
     print(f"{name}\n{compile_lib.describe(found[name])}\n", flush=True)
   if arguments.record:
     text = json.dumps(renewed(record, found, compile_lib.versions()), indent=2) + "\n"
-    launch.write_whole(RECORD.parent, RECORD.name, text)
+    storage.write_whole(RECORD, text)
     return 0
   return check(record, found, compile_lib.versions())
 

@@ -15,7 +15,7 @@ import pathlib
 import sys
 
 from benchmarks import commands
-from hyperjax import launch
+from hyperjax import storage
 
 MODEL = "models/smollm2_135m.gin"
 DATA = "data/function_vectors.gin"
@@ -60,7 +60,14 @@ def command(module: str, files: list[str], macros: dict) -> None:
 
 
 def main() -> int:
-  args = parser().parse_args()
+  options = parser()
+  args = options.parse_args()
+  first = int(args.steps * args.caclm_share)
+  if not 0 < first < args.steps:
+    options.error(
+      f"--caclm_share {args.caclm_share} of --steps {args.steps} is {first} steps for CACLM: both "
+      "stages need some"
+    )
   commands.check_same(args.out, {name: v for name, v in vars(args).items() if name != "out"})
   machine = {"DTYPE": "'bfloat16'", "REMAT": "'none'", "RANDOM_SEED": args.seed}
   shared = {
@@ -73,7 +80,6 @@ def main() -> int:
     command("hyperjax.train", [MODEL, f"systems/{system}.gin", DATA, "runs/mtf.gin"], {
       **shared, "MODEL_DIR": runs[name], "TRAIN_STEPS": args.steps,
     })  # fmt: skip
-  first = int(args.steps * args.caclm_share)
   pretrained, runs["hyperllama_caclm"] = (
     str(args.out / name) for name in ("caclm", "hyperllama_caclm")
   )
@@ -119,7 +125,7 @@ def _table(out: pathlib.Path) -> str:
   for name, found in rows.items():
     lines.append(f"| {name} | {found['mean']:.3f} | {found['low']:.3f} to {found['high']:.3f} |")
   text = "\n".join(lines)
-  launch.write_whole(out, "table.md", text + "\n")
+  storage.write_whole(out / "table.md", text + "\n")
   return text
 
 

@@ -27,7 +27,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from benchmarks import commands
-from hyperjax import launch
+from hyperjax import storage
 from hyperjax.tasks import rules
 
 MODEL, RULES, TEXT = "models/t5_rules.gin", "data/rules.gin", "data/text.gin"
@@ -235,7 +235,7 @@ def run_hypermodel(cells: Sequence[Cell], args: argparse.Namespace) -> None:
   if not args.dry_run:
     with _DRAWING:
       found = results(args.out)
-      launch.write_whole(args.out, "table.md", table(found) + "\n")
+      storage.write_whole(args.out / "table.md", table(found) + "\n")
       draw(found, args.steps, args.out / "hyperpretraining.png")
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import rich.progress
 from flax import nnx
 
+from hyperjax import storage
 from hyperjax.core import phi as phi_lib
 from hyperjax.core.batch import Support
 from hyperjax.core.phi import Phi
@@ -21,7 +22,7 @@ from hyperjax.data.episodes import Episode, Query
 from hyperjax.data.eval_sets import EvalConfig, Group
 from hyperjax.data.manifest import Manifest, digest
 from hyperjax.data.vocabularies import Vocabulary
-from hyperjax.evaluation import metrics, report, scoring
+from hyperjax.evaluation import metrics, scoring
 
 Record = dict[str, Any]
 
@@ -317,10 +318,10 @@ def collect(
       else:
         size = len(part.batches)
         found = scorer.score(method, part, lambda share, n=size: bar.advance(task, share * n))
-        report.write_whole(stored, json.dumps(found).encode())
+        storage.write_whole(stored, json.dumps(found).encode())
         records += found
       done += len(part.batches)
       bar.update(task, completed=done)
-    report.write_whole(file, json.dumps(records).encode())
+    storage.write_whole(file, json.dumps(records).encode())
   shutil.rmtree(kept, ignore_errors=True)
   return records

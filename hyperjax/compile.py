@@ -21,7 +21,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from hyperjax import launch, runs, systems, train
+from hyperjax import launch, runs, storage, systems, train
 from hyperjax.core import attention, sharding
 from hyperjax.data import layouts, loader
 from hyperjax.data.episodes import Episode
@@ -376,8 +376,7 @@ def write(file: str, found: Mapping[str, Any]) -> None:
   if file == "-":
     print(text, end="")
   elif file:
-    path = pathlib.Path(file)
-    launch.write_whole(path.parent, path.name, text)
+    storage.write_whole(file, text)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -25,6 +25,7 @@ from hyperjax.evaluation import figures, plots, report, scores
 from hyperjax.hypermodels.in_context import InContext
 from hyperjax.hypermodels.tuned import NoPhi, TunedPhi
 from hyperjax.models import families
+from hyperjax.training import metrics_writer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,18 +141,25 @@ def evaluate(
           {**record, "seed": seed, "input": sys.intern(record["input"])} for record in found
         ]
   run = launch.current()
-  curve = {
-    name: plots.read_curve(storage.folder(path) / "metrics.jsonl")
-    for name, path in runs_by_method.items()
-    if not adapters.is_adapter(path)
-  }
   report.write(
     folder, records, hypermodel=hypermodel,
     about={"command": run.command, "config": run.config, "base": model.dtypes()},
-    curve={name: points for name, points in curve.items() if points} or None,
+    curve=_curves(runs_by_method) or None,
     task_metrics=chosen, left_out=left_out,
   )  # fmt: skip
   return 0
+
+
+def _curves(runs_by_method: Mapping[str, str]) -> dict[str, list[tuple[float, float]]]:
+  """(minutes, exact match) pairs of the runs' training, of those that have kept any."""
+  runs_alone = {n: path for n, path in runs_by_method.items() if not adapters.is_adapter(path)}
+  files = {name: storage.folder(path) / "metrics.jsonl" for name, path in runs_alone.items()}
+  curves = {
+    name: plots.over_minutes(metrics_writer.read(file))
+    for name, file in files.items()
+    if file.exists()  # else the run was copied without
+  }
+  return {name: pairs for name, pairs in curves.items() if pairs}
 
 
 def _subject(folder: str) -> tuple[runs.ModelConfig, runs.DataFolder | None]:

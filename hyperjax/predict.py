@@ -3,10 +3,8 @@
 import argparse
 import dataclasses
 import json
-import os
 import pathlib
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 
 import jax
@@ -313,15 +311,7 @@ def _prompt(folder: str, adapter: adapters.Adapter, name: str | None) -> PromptF
 def write(path: pathlib.Path, records: Sequence[Mapping[str, str]]) -> None:
   """Writes JSON lines, whole or not at all."""
   lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in records]
-  handle, unfinished = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.absolute().parent)
-  try:
-    with open(handle, "w", encoding="utf-8") as file:
-      file.writelines(lines)
-    os.chmod(unfinished, 0o644)
-    os.replace(unfinished, path)
-  except BaseException:
-    os.unlink(unfinished)
-    raise
+  storage.write_whole(path, "".join(lines))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

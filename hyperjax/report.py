@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       raise FileExistsError(f"--out {args.out} is a file; name a folder")
     # All is made before anything is written, and the page comes last.
     for name, content in files(read(args.evaluations)).items():
-      report.write_whole(args.out / name, content)
+      storage.write_whole(args.out / name, content)
   except (OSError, ValueError) as e:
     print(f"hyperjax report: {e}", file=sys.stderr)
     return 1

@@ -6,12 +6,16 @@ no folders either: one exists as long as an object's name begins with its own.
     python -m hyperjax.storage gs://BUCKET/FOLDER TO     copies a folder to the local disk
 """
 
+import contextlib
+import fcntl
 import importlib.util
 import os
 import pathlib
 import shutil
 import sys
 import tempfile
+import uuid
+from collections.abc import Iterable, Iterator
 
 import fsspec
 from etils import epath
@@ -71,7 +75,8 @@ def local(path: str) -> pathlib.Path:
 def copy_folder(address: str, to: str | os.PathLike) -> None:
   """Copies a bucket's folder to the local disk, whole or not at all; one that is there is kept.
 
-  Several processes of a machine may ask for the same one at once.
+  Several processes of a machine may ask for the same one at once: one copies, the others wait. What
+  one that was killed has left is removed by the next.
 
   Raises:
     FileNotFoundError: nothing lies at that address.
@@ -83,19 +88,68 @@ def copy_folder(address: str, to: str | os.PathLike) -> None:
   source = folder(address)
   if not source.is_dir():
     raise FileNotFoundError(f"{address}: no such folder in the bucket")
-  print(f"copying {address} to {to}", flush=True)
   to.parent.mkdir(parents=True, exist_ok=True)
-  partial = pathlib.Path(tempfile.mkdtemp(dir=to.parent, prefix=f".{to.name}."))
-  try:
-    fsspec.filesystem("gcs").get(f"{os.fspath(source)}/", f"{partial}/", recursive=True)
-    partial.chmod(0o755)
+  with _alone_in(to.parent) as alone:
+    partial = to.parent / f".{to.name}{'' if alone else f'.{uuid.uuid4().hex}'}.partial"
+    if to.exists():
+      return
+    print(f"copying {address} to {to}", flush=True)
+    if partial.exists():
+      shutil.rmtree(partial)
+    partial.mkdir()
     try:
+      fsspec.filesystem("gcs").get(f"{os.fspath(source)}/", f"{partial}/", recursive=True)
       partial.rename(to)
+    except BaseException:
+      shutil.rmtree(partial, ignore_errors=True)
+      raise
+
+
+@contextlib.contextmanager
+def _alone_in(parent: pathlib.Path) -> Iterator[bool]:
+  """Keeps out what else on this machine asks for the same; the system lets go of the killed. False
+  where nothing is kept out: NFS, for one, locks no folders."""
+  handle = os.open(parent, os.O_RDONLY)
+  try:
+    try:
+      fcntl.flock(handle, fcntl.LOCK_EX)
     except OSError:
-      if not to.exists():  # else another process of this machine was first
-        raise
+      yield False
+    else:
+      yield True
   finally:
-    shutil.rmtree(partial, ignore_errors=True)
+    os.close(handle)
+
+
+def write_whole(path: str | os.PathLike, content: str | bytes | Iterable[bytes]) -> None:
+  """Writes a file, whole or not at all, into a folder that is made where there is none.
+
+  Args:
+    path: of the local disk or of a bucket.
+    content: text, bytes, or pieces that make them up.
+
+  Raises:
+    OSError: the disk does not take it.
+  """
+  content = content.encode() if isinstance(content, str) else content
+  pieces = [content] if isinstance(content, bytes) else content
+  if in_bucket(path):
+    folder(path).write_bytes(b"".join(pieces))
+    return
+  path = pathlib.Path(path)
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+      with os.fdopen(handle, "wb") as file:
+        file.writelines(pieces)
+      os.chmod(temporary, 0o644)
+      os.replace(temporary, path)
+    except BaseException:
+      os.unlink(temporary)
+      raise
+  except OSError as error:
+    raise OSError(f"{path} could not be written: {error.strerror or error}") from error
 
 
 def said(error: Exception) -> str:

@@ -53,6 +53,20 @@ def test_every_command_of_a_benchmark_is_accepted(name, more, count, tmp_path, m
     assert launch.arguments(files, module, FUNCTIONS[module], bindings=bindings)
 
 
+@pytest.mark.parametrize("share", ["0", "1", "0.004", "-1"])
+def test_stages_without_steps_are_refused_before_anything_is_trained(
+  share, tmp_path, monkeypatch, capsys
+):
+  benchmark, out = load("smollm2_table"), tmp_path / "out"
+  monkeypatch.setattr(benchmark.commands, "run", lambda *call: pytest.fail("it began"))
+  arguments = ["--fewshot_dir", "tasks", "--text_dir", "texts", "--out", str(out)]
+  monkeypatch.setattr("sys.argv", ["table", *arguments, f"--caclm_share={share}"])
+  with pytest.raises(SystemExit):
+    benchmark.main()
+  assert f"--caclm_share {float(share)} of --steps 240 is " in capsys.readouterr().err
+  assert not out.exists()
+
+
 def planned(tmp_path, *more: str) -> list:
   arguments = ["--text_dir", "texts", "--out", str(tmp_path / "out"), *more]
   downstream, hypermodels = tiny_t5.plan(tiny_t5.parser().parse_args(arguments))

@@ -212,6 +212,21 @@ def test_the_report_is_written(finished):
   assert (out / "config.gin").exists()
 
 
+def test_curves_are_of_the_runs_that_have_metrics_and_of_their_whole_lines(tmp_path):
+  metrics = {
+    "whole": '{"step": 0, "held_out/exact_match": 0.25}\n',
+    "cut": '{"step": 4, "minutes": 2.0, "held_out/exact_match": 0.5}\n{"step": 8, "minu',
+    "unwatched": '{"step": 4, "minutes": 2.0, "loss": 0.5}\n',
+    "without": None,
+  }
+  for name, text in metrics.items():
+    (tmp_path / name).mkdir()
+    if text is not None:
+      (tmp_path / name / "metrics.jsonl").write_text(text)
+  found = evaluate._curves({name: str(tmp_path / name) for name in metrics})
+  assert found == {"whole": [(0.0, 0.25)], "cut": [(2.0, 0.5)]}
+
+
 def test_stored_answers_are_read_back(tiny, finished, monkeypatch):
   out, _ = finished
   before = json.loads((out / "results.json").read_text())

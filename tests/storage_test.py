@@ -1,7 +1,12 @@
 """Folders of buckets: copied whole or not at all, read and written under their own names."""
 
 import contextlib
+import errno
+import fcntl
+import os
 import re
+import threading
+from unittest.mock import Mock
 
 import pytest
 
@@ -76,8 +81,72 @@ def test_a_copy_that_fails_leaves_nothing(bucket, tmp_path):
   assert not list(tmp_path.iterdir())
 
 
+def test_what_a_killed_copy_has_left_is_removed(bucket, tmp_path):
+  bucket.put("a/one", b"1")
+  (tmp_path / ".a.partial" / "deep").mkdir(parents=True)
+  (tmp_path / ".a.partial" / "deep" / "half").write_text("old")
+  storage.copy_folder("gs://mine/a", tmp_path / "a")
+  assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")] == ["a", "a/one"]
+
+
+def test_of_two_that_ask_for_a_folder_one_waits_and_copies_nothing(bucket, tmp_path):
+  bucket.put("a/one", b"1")
+  handle = os.open(tmp_path, os.O_RDONLY)
+  fcntl.flock(handle, fcntl.LOCK_EX)
+  other = threading.Thread(target=storage.copy_folder, args=("gs://mine/a", tmp_path / "a"))
+  other.start()
+  other.join(0.5)
+  assert other.is_alive()
+  (tmp_path / "a").mkdir()
+  os.close(handle)
+  other.join()
+  assert bucket.read == [] and list((tmp_path / "a").iterdir()) == []
+
+
+def test_a_disk_that_locks_no_folders_is_copied_to(bucket, tmp_path, monkeypatch):
+  bucket.put("a/one", b"1")
+  monkeypatch.setattr(fcntl, "flock", Mock(side_effect=OSError(errno.EBADF, "no lock")))
+  (tmp_path / ".a.partial").mkdir()  # another one's, which goes on
+  storage.copy_folder("gs://mine/a", tmp_path / "a")
+  assert {path.name for path in tmp_path.iterdir()} == {"a", ".a.partial"}
+
+
+@pytest.mark.parametrize("content", ["1ä\n", "1ä\n".encode(), iter([b"1", "ä\n".encode()])])
+def test_a_file_is_written_whole_in_place_of_the_old_one(tmp_path, content):
+  path = tmp_path / "new" / "file.txt"
+  path.parent.mkdir()
+  path.write_text("old")
+  storage.write_whole(path, content)
+  assert path.read_bytes() == b"1\xc3\xa4\n" and path.stat().st_mode & 0o777 == 0o644
+  assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+  "error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()]
+)
+def test_a_file_that_cannot_be_written_leaves_the_old_one_and_nothing_else(tmp_path, error):
+  path = tmp_path / "file.txt"
+  path.write_text("old")
+
+  def pieces():
+    yield b"ne"
+    raise error
+
+  with pytest.raises(type(error)) as found:
+    storage.write_whole(path, pieces())
+  if isinstance(error, OSError):
+    assert str(found.value) == f"{path} could not be written: No space left on device"
+  assert list(tmp_path.iterdir()) == [path] and path.read_text() == "old"
+
+
+def test_a_folder_that_cannot_be_made_is_said_with_the_file(tmp_path):
+  (tmp_path / "a").write_text("")
+  with pytest.raises(OSError, match=rf"^{tmp_path}/a/b could not be written: File exists$"):
+    storage.write_whole(tmp_path / "a" / "b", "")
+
+
 def test_a_text_is_one_object(bucket):
-  (storage.folder("gs://mine/run") / "config.gin").write_text("A = 1")
+  storage.write_whole("gs://mine/run/config.gin", "A = 1")
   assert bucket.names() == ["run/config.gin"]
   assert storage.folder("gs://mine/run/config.gin").read_text() == "A = 1"
   assert [file.name for file in storage.folder("gs://mine/run").iterdir()] == ["config.gin"]

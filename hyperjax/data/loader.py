@@ -81,6 +81,10 @@ def to_batch(
     episodes: B episodes of at most `shape.queries` queries.
     shape: the batch's sizes.
     layout: of the downstream model's queries.
+
+  Raises:
+    ValueError: an episode has more queries than fit, its definition does not fit, or a query has
+      nothing to read before its target.
   """
   rows, most = len(episodes), shape.queries
   support = np.zeros([rows, shape.support], np.int32)
@@ -99,6 +103,12 @@ def to_batch(
     support_length[row] = len(ids)
     for column, query in enumerate(episode.queries):
       source, target, input_cut, target_cut = _query(query, episode.bos, shape, layout)
+      if not len(source) and not layout.end:
+        raise ValueError(
+          f"Task '{episode.task}', query {query.id}: its input has no tokens, so that nothing "
+          "stands before its target: name another PROMPT, whose input template has a text of its "
+          "own."
+        )
       inputs_cut, targets_cut = inputs_cut + input_cut, targets_cut + target_cut
       dropped += query.dropped
       pieces[row].append((source, target))

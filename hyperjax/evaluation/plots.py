@@ -1,16 +1,12 @@
 """Draws finished results as PNG bytes: exact match and recovery per task, curves over training."""
 
 import io
-import json
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-
-from hyperjax import storage
 
 Curve = Mapping[str, Sequence[Sequence[int | float]]]  # {method: (minutes, exact match) pairs}
 _Style = Mapping[str, Mapping[str, str]]  # {method: colour and marker}
@@ -203,16 +199,15 @@ def steps(results: Mapping[str, Any]) -> bytes:
   return _png(figure)
 
 
-def read_curve(
-  metrics_file: str | os.PathLike, figure: str = "held_out/exact_match"
+def over_minutes(
+  lines: Iterable[Mapping[str, int | float | None]], figure: str = "held_out/exact_match"
 ) -> list[tuple[float, float]]:
-  """Returns (minutes, figure) pairs of a run's metrics.jsonl: of the lines that have both.
+  """Returns (minutes, figure) pairs of the lines of a metrics.jsonl that have both.
 
   Step 0 is at 0 minutes.
   """
   pairs = []
-  for text in storage.folder(metrics_file).read_text().splitlines():
-    line = json.loads(text)
+  for line in lines:
     minutes = line.get("minutes", None if line["step"] else 0.0)
     if minutes is not None and line.get(figure) is not None:
       pairs.append((minutes, line[figure]))

@@ -8,14 +8,14 @@ Every method answers the same queries, each query is one record:
 import json
 import os
 import pathlib
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import rich.box
 import rich.console
 import rich.table
 
+from hyperjax import storage
 from hyperjax.evaluation import figures, plots
 from hyperjax.evaluation.figures import Records
 
@@ -88,7 +88,7 @@ def write(
   files["report.md"] = markdown(results, records, list(images)).encode()
   files["results.json"] = (json.dumps(results, indent=2, allow_nan=False) + "\n").encode()
   for name, content in files.items():
-    write_whole(pathlib.Path(folder) / name, content)
+    storage.write_whole(pathlib.Path(folder) / name, content)
   rich.console.Console().print(table(results))
   return results
 
@@ -248,13 +248,3 @@ def _lines(records: Records) -> Iterator[bytes]:
   for method, found in records.items():
     for record in found:
       yield json.dumps({"method": method, **record}, ensure_ascii=False).encode() + b"\n"
-
-
-def write_whole(path: pathlib.Path, content: bytes | Iterable[bytes]) -> None:
-  """Writes a file, or what makes it up, under a temporary name and renames it."""
-  path.parent.mkdir(parents=True, exist_ok=True)
-  handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-  with os.fdopen(handle, "wb") as file:
-    file.writelines([content] if isinstance(content, bytes) else content)
-  os.chmod(temporary, 0o644)
-  os.replace(temporary, path)

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from hyperjax.evaluation import figures, metrics, plots, report
+from hyperjax import storage
+from hyperjax.evaluation import figures, metrics, plots
 
 # [{"step", "exact_match", "log_likelihood"}].
 Curve = Sequence[Mapping[str, int | float]]
@@ -23,7 +24,7 @@ def stored(file: pathlib.Path, make: Callable[[], Curve]) -> Curve:
   if file.exists():
     return json.loads(file.read_text())
   curve = make()
-  report.write_whole(file, json.dumps(curve).encode())
+  storage.write_whole(file, json.dumps(curve).encode())
   return curve
 
 
@@ -37,7 +38,7 @@ def write(folder: str | os.PathLike, cells: Cells, about: Mapping[str, str]) -> 
     "results.json": (json.dumps(results, indent=2, allow_nan=False) + "\n").encode(),
   }
   for name, content in files.items():
-    report.write_whole(pathlib.Path(folder) / name, content)
+    storage.write_whole(pathlib.Path(folder) / name, content)
   print(table(results))
   return results
 

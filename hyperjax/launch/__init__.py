@@ -23,7 +23,6 @@ import os
 import pathlib
 import shlex
 import sys
-import tempfile
 import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -146,20 +145,6 @@ def config_of(folder: str | os.PathLike) -> str:
 # ---- Running ------------------------------------------------------------------------------------
 
 
-def write_whole(folder: str | os.PathLike, name: str, text: str) -> None:
-  """Writes a text file, whole or not at all."""
-  if storage.in_bucket(folder):
-    (storage.folder(folder) / name).write_text(text)
-    return
-  target = pathlib.Path(folder) / name
-  target.parent.mkdir(parents=True, exist_ok=True)
-  handle, temporary = tempfile.mkstemp(dir=folder, prefix=f".{name}.")
-  with os.fdopen(handle, "w") as file:
-    file.write(text)
-  os.chmod(temporary, 0o644)
-  os.replace(temporary, target)
-
-
 class Borrowed(NamedTuple):
   """Another command's gin files, which a command takes without running that one.
 
@@ -277,8 +262,11 @@ def _run(
   with _running(Run(command, config, record)), gin.unlock_config():
     try:
       status = target(**given)
-    finally:
-      record.finish()
+    except BaseException:
+      with contextlib.suppress(Exception):  # what is on its way says more
+        record.finish()
+      raise
+    record.finish()
     record.accept()
   return status if isinstance(status, int) and not isinstance(status, bool) else 0
 
@@ -299,7 +287,7 @@ class _Record:
     bound = gin.get_bindings(self._target, resolve_references=False)
     defaults = gin_config._get_default_configurable_parameter_values(self._target, None, None)
     gin_config._OPERATIVE_CONFIG[("", selector)] = defaults | bound
-    write_whole(self._folder, "config.gin", self._config)
+    storage.write_whole(os.path.join(self._folder, "config.gin"), self._config)
     self._accepted = True
     self.finish()
 
@@ -307,7 +295,7 @@ class _Record:
     """Writes what was used in the end."""
     if self._accepted:
       text = gin.operative_config_str(max_line_length=100)
-      write_whole(self._folder, "config-operative.gin", text)
+      storage.write_whole(os.path.join(self._folder, "config-operative.gin"), text)
 
 
 class Run(NamedTuple):
@@ -371,8 +359,9 @@ def check_complete(
 def folder_of_run(macro: str, *, bucket: bool) -> str | None:
   """Returns the folder that a macro names; None if it names none.
 
-  Raises ValueError where it is no text, or an address that the command does not write to: a file of
-  that name would be local. `bucket` says whether it writes to buckets.
+  Raises ValueError where it is no text, an address that the command does not write to (a file of
+  that name would be local), or a folder that cannot be made or not be written to. `bucket` says
+  whether it writes to buckets.
   """
   value = copy.deepcopy(gin.query_parameter(f"{macro}/gin.macro.value"))
   if value is not None and not isinstance(value, str):
@@ -381,7 +370,18 @@ def folder_of_run(macro: str, *, bucket: bool) -> str | None:
     mounted = "mount the bucket and name the folder in it, such as /gcs/runs/mine (docs/pods.md)"
     storage.check_address(value, macro, mounted, bucket=bucket)
     storage.folder(value)  # an error where buckets cannot be read
+    if not storage.in_bucket(value):
+      _check_can_be_written(macro, value)
   return value
+
+
+def _check_can_be_written(macro: str, folder: str) -> None:
+  """Raises ValueError where a local folder, or its nearest parent that is there, takes no files."""
+  path = pathlib.Path(folder).absolute()
+  there = next(one for one in (path, *path.parents) if os.path.lexists(one))
+  if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+    why = "may not be written to" if there.is_dir() else "is no folder"
+    raise ValueError(f"{macro} is {folder}, but {there} {why}: name another folder.")
 
 
 def header(module: str, command: str) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from hyperjax import storage
@@ -166,8 +167,8 @@ class Checkpoints:
 
     Raises:
       FileNotFoundError: there is no whole checkpoint.
-      ValueError: it belongs to another frozen model, to parameters of another shape or to another
-        optimizer.
+      ValueError: it belongs to another frozen model, to parameters of another shape or dtype or
+        to another optimizer.
       DamagedError: it cannot be read, or holds other numbers than were saved.
     """
     step = self.latest() if step is None else step
@@ -180,11 +181,11 @@ class Checkpoints:
         f"{about['frozen_fingerprint']}, this model's is {self._fingerprint}: use the model that "
         "the run's config.gin names"
       )
-    self._compare_shapes(step, "trained", trained)
+    self._compare(step, "trained", trained)
     items = {"trained": ocp.args.StandardRestore(abstract(trained))}
     if state is not None:
       leaves = abstract(dict(enumerate_leaves(state)))
-      self._compare_shapes(step, "optimizer", leaves)
+      self._compare(step, "optimizer", leaves)
       items["optimizer"] = ocp.args.StandardRestore(leaves)
     read = self._read(step, **items)
     saved = about.get("checksums", {})  # older ones have none
@@ -215,18 +216,25 @@ class Checkpoints:
       f"the checkpoint {self.folder}/{step} is damaged or out of reach ({why}); {way}"
     )
 
-  def _compare_shapes(self, step: int, item: str, tree: Tree) -> None:
+  def _compare(self, step: int, item: str, tree: Tree) -> None:
     try:
       stored = checksums.named(self._manager.item_metadata(step)[item].tree)
     except Exception as error:
       raise self._damaged(step, f"what it says of {item}: {storage.said(error)}") from error
-    have = {name: tuple(x.shape) for name, x in stored.items()}
-    want = {name: tuple(x.shape) for name, x in checksums.named(tree).items()}
+    wanted = checksums.named(tree)
+    have, want = ({name: tuple(x.shape) for name, x in of.items()} for of in (stored, wanted))
+    misfit = f"the checkpoint {self.folder}/{step} does not fit this configuration: {item}"
     for name in sorted(have.keys() | want.keys()):
       if have.get(name) != want.get(name):
         raise ValueError(
-          f"the checkpoint {self.folder}/{step} does not fit this configuration: {item}.{name} has "
-          f"shape {have.get(name, 'none')} in the file and {want.get(name, 'none')} in this run"
+          f"{misfit}.{name} has shape {have.get(name, 'none')} in the file and "
+          f"{want.get(name, 'none')} in this run"
+        )
+    for name in sorted(have):
+      one, other = (np.dtype(of[name].dtype).name for of in (stored, wanted))
+      if one != other:  # Orbax would convert it
+        raise ValueError(
+          f"{misfit}.{name} is {one} in the file and {other} in this run: set DTYPE as it was"
         )
 
   def wait(self) -> None:

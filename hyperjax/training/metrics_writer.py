@@ -156,9 +156,5 @@ def read(path: str | os.PathLike) -> list[dict[str, int | float | None]]:
 
 def _keep_before(path: pathlib.Path, step: int) -> dict:
   kept = [line for line in read(path) if line["step"] < step]
-  handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-  with os.fdopen(handle, "w") as file:
-    file.writelines(json.dumps(line) + "\n" for line in kept)
-  os.chmod(temporary, 0o644)
-  os.replace(temporary, path)
+  storage.write_whole(path, "".join(json.dumps(line) + "\n" for line in kept))
   return kept[-1] if kept else {}

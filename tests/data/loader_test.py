@@ -8,6 +8,7 @@ import pytest
 
 from hyperjax.data.episodes import Episode, EpisodeConfig, Query, TrainStream
 from hyperjax.data.eval_episodes import eval_episodes
+from hyperjax.data.layouts import EncoderDecoder
 from hyperjax.data.loader import Loader, fit, to_batch
 from hyperjax.data.shapes import BatchShape
 from tests.data.fakes import numbered, write_folder
@@ -82,6 +83,20 @@ def test_a_target_is_never_cut_silently():
 def test_too_many_queries_are_an_error():
   with pytest.raises(ValueError, match="'t': 2 queries do not fit"):
     to_batch([EPISODE], BatchShape(12, 1, 6, 4))
+
+
+def test_an_empty_input_is_refused_where_nothing_else_precedes_the_target():
+  queries = (EPISODE.queries[0], Query(ids(), ids(50, 51), 9))
+  episode = dataclasses.replace(EPISODE, queries=queries)
+  with pytest.raises(ValueError) as error:
+    to_batch([episode], BatchShape(12, 2, 6, 4))
+  assert str(error.value) == (
+    "Task 't', query 9: its input has no tokens, so that nothing stands before its target: name "
+    "another PROMPT, whose input template has a text of its own."
+  )
+  batch, _ = to_batch([episode], BatchShape(12, 2, 6, 4), EncoderDecoder((2,)))
+  assert batch.query.tokens[0, 1].tolist() == [2, 0, 0, 0, 0, 0]
+  assert batch.query.length.tolist() == [[4, 1]]
 
 
 @pytest.fixture(scope="module")

@@ -234,8 +234,7 @@ def test_intervals_are_over_tasks(tmp_path):
   assert found["high"] - found["mean"] == pytest.approx(half, rel=0.1)
 
 
-def test_a_curve_is_read_from_the_metrics_of_a_run(tmp_path):
-  path = tmp_path / "metrics.jsonl"
+def test_a_curve_is_of_the_metrics_that_have_minutes_and_the_figure():
   lines = [
     {"step": 0, "held_out/exact_match": 0.125},
     {"step": 1, "loss": 2.0, "minutes": 0.1},
@@ -243,5 +242,4 @@ def test_a_curve_is_read_from_the_metrics_of_a_run(tmp_path):
     {"step": 3, "minutes": 1.5, "held_out/exact_match": None},
     {"step": 4, "minutes": 2.5, "held_out/exact_match": 0.5},
   ]
-  path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-  assert plots.read_curve(path) == [(0.0, 0.125), (0.5, 0.25), (2.5, 0.5)]
+  assert plots.over_minutes(lines) == [(0.0, 0.125), (0.5, 0.25), (2.5, 0.5)]

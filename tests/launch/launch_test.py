@@ -10,7 +10,7 @@ import textwrap
 import gin
 import pytest
 
-from hyperjax import launch
+from hyperjax import launch, storage
 from hyperjax.launch import command_line
 
 TOY = {
@@ -441,6 +441,27 @@ class TestRefusals:
     assert message.startswith("MODEL_DIR is gs://mine/run, not a folder: mount the bucket")
     assert sorted(path.name for path in files.iterdir()) == ["model.gin", "run.gin"]
 
+  @pytest.mark.parametrize("folder", ["run.gin", "run.gin/new", "run.gin/new/er"])
+  def test_a_folder_that_cannot_be_made_is_refused_before_the_work(
+    self, files, capsys, toy, folder
+  ):
+    before = len(toy.CALLS)
+    assert refused(capsys, *settings(folder=folder)) == (
+      f"MODEL_DIR is {folder}, but {files}/run.gin is no folder: name another folder."
+    )
+    assert len(toy.CALLS) == before
+
+  @pytest.mark.parametrize("folder", ["locked", "locked/new/er"])
+  def test_a_folder_that_may_not_be_written_to_is_refused(
+    self, files, capsys, monkeypatch, folder
+  ):
+    (files / "locked").mkdir()
+    # By no mode of the folder: root may write to any.
+    monkeypatch.setattr(os, "access", lambda path, _: path != files / "locked")
+    assert refused(capsys, *settings(folder=folder)) == (
+      f"MODEL_DIR is {folder}, but {files}/locked may not be written to: name another folder."
+    )
+
   def test_runs_of_several_processes_may_be_in_a_bucket_and_nowhere_else(self, files, capsys):
     message = refused(capsys, *settings(folder="s3://mine/run"), distributed=True)
     assert message.startswith("MODEL_DIR is s3://mine/run, not a folder or a gs:// address: mount")
@@ -521,6 +542,25 @@ class TestRecords:
     text = (files / "out" / "config-operative.gin").read_text()
     assert "model.Model.depth = 2" in text and "model.Model.width = %WIDTH" in text
     assert "train.train.out = ''" in text and "train.train.steps = %TRAIN_STEPS" in text
+
+  def test_what_stopped_the_function_is_said_where_its_folder_cannot_be_written_any_more(
+    self, files, capsys, monkeypatch
+  ):
+    write, names = storage.write_whole, []
+
+    def full(path, content):
+      names.append(os.path.basename(path))
+      if len(names) > 2:
+        raise OSError("the disk is full")
+      write(path, content)
+
+    monkeypatch.setattr(storage, "write_whole", full)
+    assert start(*settings(steps=16)) == 1
+    assert capsys.readouterr().err == "error: step 16: loss nan.\n"
+    assert names == ["config.gin", "config-operative.gin", "config-operative.gin"]
+    names.clear()
+    with pytest.raises(OSError, match="the disk is full"):
+      start(*settings(steps=5))
 
   def test_only_whole_files_are_left(self, files):
     start(*settings())

@@ -132,8 +132,10 @@ def test_another_frozen_model_is_refused(folder):
    "trained.producer.update.000 has shape (2, 2, 4) in the file and none in this run"),
   (lambda p: {**p, "sink": jnp.ones([1])},
    "trained.producer.sink has shape none in the file and (1,) in this run"),
+  (lambda p: {**p, "gist": p["gist"].astype(jnp.bfloat16)},
+   "trained.producer.gist is float32 in the file and bfloat16 in this run: set DTYPE as it was"),
 ])
-def test_other_shapes_are_refused(folder, change, message):
+def test_other_shapes_and_dtypes_are_refused(folder, change, message):
   checkpoints = Checkpoints(folder, "print")
   with pytest.raises(ValueError) as error:
     checkpoints.restore({"producer": change(TRAINED["producer"])}, None)
