@@ -5,10 +5,13 @@
 """
 
 import dataclasses
+import gc
+import itertools
 import os
 import pathlib
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -26,6 +29,9 @@ from hyperjax.hypermodels.in_context import InContext
 from hyperjax.hypermodels.tuned import NoPhi, TunedPhi
 from hyperjax.models import families
 from hyperjax.training import metrics_writer
+
+# How a method is made, and the rows of the report that it is asked for: {name: Method.control}.
+Asked = tuple[Callable[[], Method], dict[str, dict[str, bool]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +61,8 @@ def evaluate(
   """Scores zero-shot, in-context, every run or adapter and the controls; writes a report.
 
   The control "another task's support" is left out where there is one task only. Answers are stored
-  part by part as they are made: the same command goes on where it was stopped.
+  part by part as they are made: the same command goes on where it was stopped. All runs are checked
+  first; the parameters of each are read when it is asked, and let go of.
 
   Args:
     output_dir: where records, results.json, report.md and plots go.
@@ -122,24 +129,34 @@ def evaluate(
     with_options=[task for task in tasks if eval_episodes.have_options(manifest, task)],
   )  # fmt: skip
   left_out = eval_sets.count_left_out(manifest, episodes)
-  methods = dict(_methods(runs_by_method, hypermodel, model, manifest, devices))
+  methods = list(_methods(runs_by_method, hypermodel, model, manifest, devices))
   context = families.context_length(model.source)
   scorer = Scorer(model.architecture.layout, vocabulary, manifest, episodes, context)
   folder = pathlib.Path(output_dir)
   (folder / "answers").mkdir(parents=True, exist_ok=True)
   if len(tasks) == 1:  # there is no other task
-    methods.pop(figures.OTHER_TASK, None)
+    for _, controls in methods:
+      controls.pop(figures.OTHER_TASK, None)
   launch.accept()
-  records: dict[str, list[answers.Record]] = {name: [] for name in methods}
-  with progress.counter() as bar, jax.set_mesh(devices):
-    for name, method in methods.items():
-      for seed in episodes.seeds:
-        draw = seed if method.reads_support else episodes.seeds[0]
-        found = answers.collect(folder / "answers", name, method, draw, scorer, bar)
-        # All methods were asked the same inputs: each is kept once.
-        records[name] += [
-          {**record, "seed": seed, "input": sys.intern(record["input"])} for record in found
-        ]
+  records: dict[str, list[answers.Record]] = {
+    name: [] for _, controls in methods for name in controls
+  }
+  with progress.counter() as bar:
+    for load, controls in methods:
+      method = load()
+      with jax.set_mesh(devices):
+        for (name, control), seed in itertools.product(controls.items(), episodes.seeds):
+          asked = method.under(**control)
+          draw = seed if method.reads_support else episodes.seeds[0]
+          found = answers.collect(folder / "answers", name, asked, draw, scorer, bar)
+          # All methods were asked the same inputs: each is kept once.
+          records[name] += [
+            {**record, "seed": seed, "input": sys.intern(record["input"])} for record in found
+          ]
+      # The devices may have no room for the next one beside it. Merging modules, Flax leaves cycles
+      # that hold their arrays.
+      del method, asked
+      gc.collect()
   run = launch.current()
   report.write(
     folder, records, hypermodel=hypermodel,
@@ -178,36 +195,48 @@ def _subject(folder: str) -> tuple[runs.ModelConfig, runs.DataFolder | None]:
 def _methods(
   runs_by_method: Mapping[str, str], hypermodel: str, given: runs.ModelConfig, manifest: Manifest,
   mesh: Mesh,
-) -> Iterator[tuple[str, Method]]:  # fmt: skip
+) -> Iterator[Asked]:  # fmt: skip
+  """All methods, none of which is made yet; of runs nothing large is read."""
   model, fingerprint = given.load(mesh)
   base = adapters.Base(
     given.source, given.architecture, fingerprint, manifest.vocabulary["fingerprint"]
   )
   identity = f"{fingerprint} {given.dtypes()}"
-  yield figures.ZERO_SHOT, Method(NoPhi(), model, identity, reads_support=False)
+  zero_shot = Method(NoPhi(), model, identity, reads_support=False)
+  yield (lambda: zero_shot), {figures.ZERO_SHOT: {}}
   # A decoder's queries can share the support's keys and values; an encoder reads both at once.
   one_way = model.config.layout == "decoder"
   reader, place = (InContext(), {}) if one_way else (NoPhi(), {"inline": True})
   in_context = Method(reader, model, identity, place)
-  yield figures.IN_CONTEXT, in_context
+  yield (lambda: in_context), {figures.IN_CONTEXT: {}}
   for name, folder in runs_by_method.items():
     if adapters.is_adapter(folder):
       adapter = _adapter(folder, given, base, manifest)
-      yield name, _adapted(adapter, model, base, identity)
+      yield partial(_adapted, adapter, model, base, identity), {name: {}}
       continue
-    run = runs.load(folder, loaded=(model, fingerprint), mesh=mesh)
-    method = _trained(run, manifest, identity)
-    yield name, method
+    _check_run(folder, fingerprint, manifest)
+    controls: dict[str, dict[str, bool]] = {name: {}}
     if name == hypermodel:
-      yield figures.OTHER_TASK, method.under(other_support=True)
-      yield figures.SHUFFLED, method.under(shuffle_outputs=True)
+      controls[figures.OTHER_TASK] = {"other_support": True}
+      controls[figures.SHUFFLED] = {"shuffle_outputs": True}
+    yield partial(_trained, folder, (model, fingerprint), mesh, identity), controls
   # What shuffling does to the model that reads the support itself: the control's own measure.
-  yield figures.IN_CONTEXT_SHUFFLED, in_context.under(shuffle_outputs=True)
+  yield (lambda: in_context), {figures.IN_CONTEXT_SHUFFLED: {"shuffle_outputs": True}}
 
 
-def _trained(run: runs.Run, manifest: Manifest, identity: str) -> Method:
+def _check_run(folder: str, fingerprint: str, manifest: Manifest) -> None:
+  """Refuses a run that is for another model, or reads texts in another form than the data has."""
+  data = runs.configured(folder)["data"].config
+  vocabulary = vocabularies.load(data.vocabulary)
+  _check_reads(folder, data.prompt.to_json(), vocabulary.fingerprint, manifest)
+  runs.check(folder, fingerprint)
+
+
+def _trained(
+  folder: str, loaded: tuple[families.Model, str], mesh: Mesh, identity: str
+) -> Method:
   """A training run as a method."""
-  _check_reads(run.folder, run.prompt.to_json(), run.vocabulary.fingerprint, manifest)
+  run = runs.load(folder, loaded=loaded, mesh=mesh)
   place = {"inline": True} if run.inline else {}
   reads = run.inline or getattr(run.producer, "reads_support", True)
   return Method(run.producer, run.downstream, f"{identity} {run.trained_hash}", place, reads)

@@ -1,6 +1,7 @@
 """What the commands share: a model from its source, data from its folder, and a whole run from its
 own; what a run trains is in `systems`."""
 
+import contextlib
 import dataclasses
 import hashlib
 import os
@@ -223,6 +224,22 @@ def load(
     data.config.prompt, fingerprint, digest(restored.trained), data.inline, trained,
     longest_support(given), provenance,
   )  # fmt: skip
+
+
+def check(folder: str | os.PathLike, fingerprint: str) -> None:
+  """Refuses a run that `load` would refuse for its frozen model; reads no parameters.
+
+  Args:
+    folder: the run's MODEL_DIR.
+    fingerprint: of the frozen model that is going to be used.
+
+  Raises:
+    FileNotFoundError: there is no complete checkpoint.
+    ValueError: it was trained on another frozen model.
+  """
+  checkpoints = Checkpoints(storage.folder(folder), fingerprint, read_only=True)
+  with contextlib.closing(checkpoints):
+    checkpoints.check()
 
 
 def remark(

@@ -6,6 +6,7 @@ import json
 import math
 import re
 import shutil
+import weakref
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from hyperjax import adapt, adapters, answers, evaluate, launch, predict, runs, 
 from hyperjax.data import eval_sets, loader
 from hyperjax.data.caclm import CaclmConfig
 from hyperjax.evaluation import report
+from hyperjax.models import families
 from tests import tiny as tiny_lib
 from tests.models import tiny as models_tiny
 
@@ -280,6 +282,32 @@ def test_a_killed_evaluation_goes_on_in_the_middle_of_a_method(
     assert rest(records) == rest(expected), method
 
 
+def test_what_one_run_trained_is_held_at_a_time(tiny, tmp_path, monkeypatch):
+  """Its controls are asked with what it was asked with."""
+  held, asked, load, collect = [], [], runs.load, answers.collect
+  alive = lambda: sum(array() is not None for array in held)
+
+  def loaded(*given, **more):
+    assert not alive()
+    run = load(*given, **more)
+    held.append(weakref.ref(run.producer.gist[...]))
+    return run
+
+  def collected(folder, name, *rest):
+    asked.append((name, len(held), alive()))
+    return collect(folder, name, *rest)
+
+  monkeypatch.setattr(runs, "load", loaded)
+  monkeypatch.setattr(answers, "collect", collected)
+  by_method = dict.fromkeys(("hyperllama", "second", "third"), tiny.run)
+  assert evaluate.main(arguments(tmp_path, by_method, SEEDS="(0,)", MAX_QUERIES=4)) == 0
+  assert asked == [
+    ("zero_shot", 0, 0), ("in_context", 0, 0),
+    *((name, 1, 1) for name in ("hyperllama", *CONTROLS)), ("second", 2, 1), ("third", 3, 1),
+    ("in_context_shuffled", 3, 0),
+  ]  # fmt: skip
+
+
 def test_a_dry_run_scores_nothing(tiny, tmp_path, capsys):
   out = tmp_path / "report"
   assert evaluate.main(arguments(out, {"hyperllama": tiny.run}, "--dry_run")) == 0
@@ -463,6 +491,28 @@ def test_a_run_without_a_checkpoint_is_refused(tiny, tmp_path, capsys):
   message = tiny_lib.refused(capsys, status)
   assert message == f"{tmp_path / 'run' / 'checkpoints'} holds no complete checkpoint"
   assert [path.name for path in (tmp_path / "run").iterdir()] == ["config.gin"]
+
+
+def test_a_wrong_run_is_refused_before_another_is_asked(tiny, tmp_path, capsys, monkeypatch):
+  monkeypatch.setattr(answers, "collect", None)
+  monkeypatch.setattr(runs, "load", None)
+  about = f"checkpoints/{tiny_lib.STEPS}/about/metadata"
+  other = "was trained with the prompt format"
+  cases = {
+    "prompt": ("config.gin", "PROMPT = 'qa'", "PROMPT = 'short'", f"{other} 'short'"),
+    "vocabulary": ("config.gin", f"VOCABULARY = '{tiny.model}'", "VOCABULARY = 'bytes'", other),
+    "model": (about, families.fingerprint(tiny.model), "0" * 64,
+              f"was trained on a frozen model with fingerprint {'0' * 64}"),
+  }  # fmt: skip
+  for name, (file, old, new, message) in cases.items():
+    folder = shutil.copytree(tiny.run, tmp_path / name)
+    text = (folder / file).read_text()
+    assert text.count(old) == 1, name
+    (folder / file).write_text(text.replace(old, new))
+    given = arguments(tmp_path / "out", {"hyperllama": tiny.run, "wrong": folder})
+    found = tiny_lib.refused(capsys, evaluate.main(given))
+    assert str(folder) in found and message in found, name
+  assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("macros, message", [

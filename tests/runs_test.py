@@ -118,8 +118,12 @@ def test_another_model_is_refused(tiny, given, tmp_path):
   config = given["model"].architecture
   params = families.random(config, seed=2).params
   families.save(tmp_path / "other", config, params, tokenizer=vocabularies.load(tiny.model))
-  with pytest.raises(ValueError, match="was trained on a frozen model with fingerprint"):
+  message = "was trained on a frozen model with fingerprint"
+  with pytest.raises(ValueError, match=message):
     runs.load(tiny.run, source=str(tmp_path / "other"))
+  with pytest.raises(ValueError, match=message):
+    runs.check(tiny.run, families.fingerprint(tmp_path / "other"))
+  runs.check(tiny.run, families.fingerprint(tiny.model))
 
 
 def test_a_dtype_is_chosen_for_this_machine(given):

@@ -17,22 +17,6 @@ from hyperjax.core import quantised, sharding
 from hyperjax.core.phi import LowRank, Prompt
 from hyperjax.core.quantised import Weights
 
-# What the backward pass of a layer recomputes. Layers are scanned: forward and backward are two
-# loops, and nothing in one could be merged with the other.
-_remat = partial(jax.checkpoint, prevent_cse=False)
-REMAT = {
-  "none": lambda f: f,
-  "dots": partial(_remat, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable),
-  "full": _remat,
-}
-
-
-def check_remat(name: str) -> str:
-  """The name, where `REMAT` has it."""
-  if name not in REMAT:
-    raise ValueError(f"remat must be one of {sorted(REMAT)}, not {name!r}")
-  return name
-
 
 def project(
   x: Float[Array, "B M T *inputs"], kernel: Weights, update: LowRank | None = None

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int
 from hyperjax.core import attention as attention_lib
 from hyperjax.core import layers, masks, positions, quantised, sharding, specs
 from hyperjax.core import phi as phi_lib
+from hyperjax.core import remat as remat_lib
 from hyperjax.core.batch import DecoderQuery
 from hyperjax.core.phi import Phi, sub
 
@@ -179,7 +180,7 @@ class Llama(nnx.Module):
     attention: str = "auto",
     activations: Any = None,
   ):
-    self.config, self.remat = config, layers.check_remat(remat)
+    self.config, self.remat = config, remat_lib.check(remat)
     self.attention = attention_lib.check_name(attention)
     self._activations = activations
     shape = (config.vocab_size, config.d_model)
@@ -271,7 +272,7 @@ class Llama(nnx.Module):
     # In the body, so that all that a layer does shares one gather, and the backward pass another.
     block = lambda params: nnx.merge(graph, sharding.gather_layer(params))
     body = lambda carry, xs: layer(block(xs[0]), carry, xs[1])
-    return jax.lax.scan(layers.REMAT[self.remat](body), carry, (blocks, inputs))
+    return jax.lax.scan(remat_lib.REMAT[self.remat](body), carry, (blocks, inputs))
 
   def logits(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch V"]:
     """Next-token logits, at least float32."""

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int
 from hyperjax.core import attention as attention_lib
 from hyperjax.core import layers, masks, positions, quantised, sharding, specs
 from hyperjax.core import phi as phi_lib
+from hyperjax.core import remat as remat_lib
 from hyperjax.core.batch import EncoderDecoderQuery
 from hyperjax.core.phi import Phi, sub
 from hyperjax.models.t5_blocks import ACTIVATIONS, DecoderBlock, EncoderBlock, KeyValue
@@ -110,7 +111,7 @@ class T5(nnx.Module):
     attention: str = "auto",
     activations: Any = None,
   ):
-    self.config, self.remat = config, layers.check_remat(remat)
+    self.config, self.remat = config, remat_lib.check(remat)
     self.attention = attention_lib.check_name(attention)
     self._activations = activations
     normal = lambda shape, std: jax.random.normal(rngs.params(), shape, jnp.float32) * std
@@ -337,4 +338,4 @@ class T5(nnx.Module):
     graph, params = nnx.split(blocks)
     block = lambda params: nnx.merge(graph, sharding.gather_layer(params))
     body = lambda carry, xs: layer(carry, (block(xs[0]), *xs[1:]))
-    return jax.lax.scan(layers.REMAT[self.remat](body), carry, (params, *inputs))
+    return jax.lax.scan(remat_lib.REMAT[self.remat](body), carry, (params, *inputs))

@@ -157,6 +157,29 @@ class Checkpoints:
         ),
       )
 
+  def check(self, step: int | None = None) -> tuple[int, dict[str, Any]]:
+    """The step of a checkpoint and what it says of itself; reads no parameters.
+
+    Args:
+      step: which checkpoint; the newest where None.
+
+    Raises:
+      FileNotFoundError: there is no whole checkpoint.
+      ValueError: it belongs to another frozen model.
+      DamagedError: what it says of itself cannot be read.
+    """
+    step = self.latest() if step is None else step
+    if step is None:
+      raise FileNotFoundError(f"{self.folder} holds no complete checkpoint")
+    about = self._read(step, about=ocp.args.JsonRestore())["about"]
+    if about["frozen_fingerprint"] != self._fingerprint:
+      raise ValueError(
+        f"the checkpoint {self.folder}/{step} was trained on a frozen model with fingerprint "
+        f"{about['frozen_fingerprint']}, this model's is {self._fingerprint}: use the model that "
+        "the run's config.gin names"
+      )
+    return step, about
+
   def restore(self, trained: Tree, state: Tree | None, step: int | None = None) -> Restored:
     """Reads a checkpoint into the shapes, dtypes and shardings of the given trees.
 
@@ -171,16 +194,7 @@ class Checkpoints:
         to another optimizer.
       DamagedError: it cannot be read, or holds other numbers than were saved.
     """
-    step = self.latest() if step is None else step
-    if step is None:
-      raise FileNotFoundError(f"{self.folder} holds no complete checkpoint")
-    about = self._read(step, about=ocp.args.JsonRestore())["about"]
-    if about["frozen_fingerprint"] != self._fingerprint:
-      raise ValueError(
-        f"the checkpoint {self.folder}/{step} was trained on a frozen model with fingerprint "
-        f"{about['frozen_fingerprint']}, this model's is {self._fingerprint}: use the model that "
-        "the run's config.gin names"
-      )
+    step, about = self.check(step)
     self._compare(step, "trained", trained)
     items = {"trained": ocp.args.StandardRestore(abstract(trained))}
     if state is not None:

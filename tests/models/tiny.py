@@ -124,15 +124,15 @@ def merged(model, phi, row: int):
   return nnx.merge(graph, params)
 
 
-def equations(jaxpr) -> int:
-  """The number of equations of a jaxpr and of those inside it."""
+def equations(jaxpr, primitive: str | None = None) -> int:
+  """The number of equations of a jaxpr and of those inside it; of one primitive where given."""
   total = 0
   for eqn in jaxpr.eqns:
-    total += 1
+    total += primitive in (None, eqn.primitive.name)
     for value in jax.tree.leaves(
       list(eqn.params.values()), is_leaf=lambda v: hasattr(v, "eqns") or hasattr(v, "jaxpr")
     ):
       inner = getattr(value, "jaxpr", value)
       if hasattr(inner, "eqns"):
-        total += equations(inner)
+        total += equations(inner, primitive)
   return total

@@ -5,9 +5,10 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float
 
-from hyperjax.core import masks
+from hyperjax.core import masks, remat
 from hyperjax.core.attention import einsum
 from hyperjax.core.masks import Mask
 from hyperjax.core.phi import Prefix
@@ -35,11 +36,13 @@ def attend(
     stop = min(start + size, length)
     keys = stop if isinstance(mask, masks.Causal) else k.shape[2]
     rows = _Rows(mask, start, length)
-    # Models call this in a loop over layers, which parts both passes: XLA cannot merge them anyway.
+    # Models call this in a loop over layers, which parts both passes: XLA merges nothing of them.
+    # Only where REMAT='full' computes the output again, beside the backward pass, it may.
     work = jax.checkpoint(lambda *z: einsum.attend(*z, rows, prefix, scale), prevent_cse=False)
     return work(q[:, :, start:stop], k[:, :, :keys], v[:, :, :keys])
 
-  return jnp.concatenate([block(start) for start in range(0, length, size)], 2)
+  out = jnp.concatenate([block(start) for start in range(0, length, size)], 2)
+  return checkpoint_name(out, remat.ATTENDED)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,7 +22,7 @@ import numpy as np
 from jax.experimental.pallas.ops.tpu import splash_attention as pallas
 from jaxtyping import Array, Float
 
-from hyperjax.core import masks
+from hyperjax.core import masks, remat
 from hyperjax.core.attention import devices
 from hyperjax.core.phi import Prefix
 
@@ -119,7 +119,7 @@ def _on_device(
     mask = SideBySide(shape, front, rows, length, own, causal)
   kernel = pallas.make_splash_mha(
     pallas.MultiHeadMask([mask] * num_heads), block_sizes=_block_sizes(*blocks), head_shards=1,
-    q_seq_shards=1, interpret=interpret,
+    q_seq_shards=1, interpret=interpret, residual_checkpoint_name=remat.ATTENDED,
   )  # fmt: skip
   if real is None:
     out = jax.vmap(kernel)(q, keys, values)

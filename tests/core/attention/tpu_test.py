@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from hyperjax.core import attention, masks, sharding
+from hyperjax.core import attention, masks, remat, sharding
 from hyperjax.core.attention import devices
 from hyperjax.core.phi import Prefix
 from hyperjax.models import families
@@ -84,3 +84,21 @@ def test_queries_behind_a_prefix_compile_on_a_mesh(v5e, mask):
   program = compiled(gradient, arrays, axes, sharding.MeshConfig(1, 2, 2).build(v5e))
   # Forward, and back for the queries and for the keys and values.
   assert program.as_text().count('custom_call_target="tpu_custom_call"') == 3
+
+
+@pytest.mark.parametrize("name, calls", [("dots", 3), ("full", 4)])
+@with_libtpu
+def test_dots_runs_no_kernel_again(v5e, name, calls):
+  """Forward, and back for the queries and for the keys and values; with 'full' forward twice."""
+
+  def block(x, _):
+    return attention.attend(x, x, x, masks.Causal(), kernel="splash"), None
+
+  def loss(x):
+    y, _ = jax.lax.scan(remat.REMAT[name](block), x, None, length=3)
+    return (y.astype(jnp.float32) ** 2).sum()
+
+  x = jax.ShapeDtypeStruct((2, 1, 256, 4, 64), jnp.bfloat16)
+  mesh = sharding.MeshConfig(1, 2, 2).build(v5e)
+  program = compiled(jax.grad(loss), x, devices.AXES["q"], mesh)
+  assert program.as_text().count('custom_call_target="tpu_custom_call"') == calls
