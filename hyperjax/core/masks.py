@@ -109,7 +109,7 @@ class Gist:
     size: places of each query.
   """
 
-  length: Int[Array, "B"]
+  length: Int[Array, " B"]
   num_gist: int
   head: int
   size: int

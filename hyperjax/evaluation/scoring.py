@@ -52,7 +52,7 @@ class Answered(NamedTuple):
 def ask(
   downstream: nnx.Module,
   phi: Phi | None,
-  rows: Int[Array, "B"],
+  rows: Int[Array, " B"],
   asked: Continuations,
   *,
   max_new_tokens: int,

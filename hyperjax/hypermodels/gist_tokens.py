@@ -14,7 +14,7 @@ Encode = Callable[[str], Sequence[int]]
 
 
 def append(
-  x: Float[Array, "B S D"], length: Int[Array, "B"], gist: Float[Array, "G D"]
+  x: Float[Array, "B S D"], length: Int[Array, " B"], gist: Float[Array, "G D"]
 ) -> Float[Array, "B _ D"]:
   """Puts the gist embeddings right behind the last real token of each row of embedded text."""
   size, num_gist = x.shape[1], gist.shape[0]
