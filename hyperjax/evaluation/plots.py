@@ -88,20 +88,34 @@ def _dots(
   _clean(axes, "x")
 
 
+def main_figure(results: Mapping[str, Any]) -> str:
+  """Returns what a report is about: "score", where a task's own metric is no exact match, else
+  "exact_match"."""
+  own = set(results.get("metrics", {}).values()) - {"strict_match"}
+  return "score" if own and "score" in results["recovery"] else "exact_match"
+
+
+def words(figure: str) -> str:
+  """Returns what people call a figure."""
+  return figure.replace("_", " ")
+
+
 def tasks(results: Mapping[str, Any], hypermodel: str) -> bytes:
-  """Draws a row per task: exact match of every method (left), the hypermodel's recovery (right)."""
-  per_task, methods = results["tasks"], ordered(list(results["methods"]))
-  by_gain = sorted(per_task, key=lambda t: per_task[t]["in_context"]["exact_match"])
+  """Draws a row per task: the main figure of every method (left), the hypermodel's recovery
+  (right)."""
+  per_task, main = results["tasks"], main_figure(results)
+  methods = ordered(list(results["methods"]))
+  by_gain = sorted(per_task, key=lambda t: per_task[t]["in_context"][main])
   style, figure = _style(methods), Figure(figsize=(11, 1.6 + 0.27 * len(by_gain)))
   left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
-  scores = {task: {m: per_task[task][m]["exact_match"] for m in methods} for task in by_gain}
+  scores = {task: {m: per_task[task][m][main] for m in methods} for task in by_gain}
   _dots(left, scores, methods, style)
-  left.set_xlabel("exact match")
+  left.set_xlabel(words(main))
   left.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False, fontsize=9)
   low, high = RECOVERY_RANGE
   for row, task in enumerate(by_gain):
     zero, context, ours = (
-      per_task[task][m]["exact_match"] for m in ("zero_shot", "in_context", hypermodel)
+      per_task[task][m][main] for m in ("zero_shot", "in_context", hypermodel)
     )
     if context - zero < SMALL_GAIN:
       right.text(0.02, row, "in-context gains too little", fontsize=7, color="#777777", va="center")
@@ -121,12 +135,15 @@ def tasks(results: Mapping[str, Any], hypermodel: str) -> bytes:
 
 
 def summary(results: Mapping[str, Any]) -> bytes:
-  """Draws the macro-averaged exact match of every method with its interval."""
-  methods = {m: found["exact_match"] for m, found in results["methods"].items()}
+  """Draws the macro-averaged main figure of every method with its interval."""
+  main = main_figure(results)
+  methods = {m: found[main] for m, found in results["methods"].items()}
   figure = Figure(figsize=(7, 0.9 + 0.42 * len(methods)))
   axes = figure.subplots()
   _bars(axes, methods, _style(list(methods)))
-  axes.set_xlabel(f"macro exact match over {len(results['tasks'])} tasks, 95% intervals over tasks")
+  axes.set_xlabel(
+    f"macro {words(main)} over {len(results['tasks'])} tasks, 95% intervals over tasks"
+  )
   return _png(figure)
 
 

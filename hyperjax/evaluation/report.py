@@ -19,8 +19,10 @@ from hyperjax import storage
 from hyperjax.evaluation import figures, plots
 from hyperjax.evaluation.figures import Records
 
-# {figure: its column}
-SCORES = {
+# {figure: its column, behind those of the main one}
+OTHERS = {
+  "exact_match": "exact match",
+  "option_accuracy": "option accuracy",
   "score": "score",
   "score_over_families": "score over families",
   "score_worst_seed": "score, worst seed",
@@ -39,9 +41,10 @@ to 1; its mean over families counts every family (a data set, a category) alike;
 seed every task counts with the lowest of its seeds' scores.
 - Every figure is a **macro average**: the mean over queries within a task and a seed, then over \
 seeds, then over tasks. In brackets: a 95% bootstrap interval over tasks (10 000 resamples).
-- **Recovery** = (method - zero-shot) / (in-context - zero-shot), a ratio of macro averages; \
-numerator and denominator are of the same resampled tasks. It is undefined where the interval of \
-the denominator is not wholly above 0.
+- **Recovery** = (method - zero-shot) / (in-context - zero-shot), a ratio of macro averages: of \
+the score, where a task's metric is another than exact match, else of exact match. Numerator and \
+denominator are of the same resampled tasks. It is undefined where the interval of the \
+denominator is not wholly above 0.
 - All methods answered the same queries with the same supports. **φ of another task** and **φ of \
 shuffled outputs** are controls: the hypermodel read the support of another task, or this task's \
 inputs with each other's outputs. **in-context, shuffled outputs**: the model itself read the \
@@ -116,18 +119,17 @@ def _bracketed(figure: Mapping[str, float | None] | None, digits: int = 3) -> st
 
 
 def _rows(results: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-  """Returns the header and the rows of the main table."""
-  options = any("option_accuracy" in found for found in results["methods"].values())
-  scored = [name for name in SCORES if any(name in m for m in results["methods"].values())]
-  header = ["method", "exact match", "recovery", "log-likelihood"] + ["option accuracy"] * options
-  header += [SCORES[name] for name in scored]
+  """Returns the header and the rows of the main table: the main figure first."""
+  main = plots.main_figure(results)
+  held = {name for found in results["methods"].values() for name in found}
+  others = [name for name in OTHERS if name in held - {main}]
+  header = ["method", plots.words(main), "recovery", "log-likelihood", *map(OTHERS.get, others)]
   rows = []
   for method, found in results["methods"].items():
     recovered = results["recoveries"].get(method, {})
-    row = [plots.label(method), _bracketed(found["exact_match"])]
-    row += [_bracketed(recovered.get("exact_match"), 2), _bracketed(found["log_likelihood"], 2)]
-    row += [_bracketed(found.get("option_accuracy"))] * options
-    row += [_bracketed(found.get(name)) for name in scored]
+    row = [plots.label(method), _bracketed(found[main]), _bracketed(recovered.get(main), 2)]
+    row += [_bracketed(found["log_likelihood"], 2)]
+    row += [_bracketed(found.get(name)) for name in others]
     rows.append(row)
   return header, rows
 
@@ -153,8 +155,9 @@ def table(results: Mapping[str, Any]) -> rich.table.Table:
 
 def headline(results: Mapping[str, Any]) -> str:
   """Returns the result in one sentence."""
-  recovered, name = results["recovery"]["exact_match"], plots.label(results["hypermodel"])
-  means = {method: found["exact_match"]["mean"] for method, found in results["methods"].items()}
+  main, name = plots.main_figure(results), plots.label(results["hypermodel"])
+  recovered = results["recovery"][main]
+  means = {method: found[main]["mean"] for method, found in results["methods"].items()}
   if recovered["mean"] is None:
     share = f"recovery is {recovered['note']}"
   else:
@@ -163,8 +166,9 @@ def headline(results: Mapping[str, Any]) -> str:
       "of what reading the examples in context gains"
     )
   return (
-    f"On {len(results['tasks'])} held-out tasks, {share}: exact match {means['zero_shot']:.3f} "
-    f"zero-shot, {means[results['hypermodel']]:.3f} {name}, {means['in_context']:.3f} in context."
+    f"On {len(results['tasks'])} held-out tasks, {share}: {plots.words(main)} "
+    f"{means['zero_shot']:.3f} zero-shot, {means[results['hypermodel']]:.3f} {name}, "
+    f"{means['in_context']:.3f} in context."
   )
 
 
@@ -174,9 +178,9 @@ def _markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str
 
 
 def _group_table(results: Mapping[str, Any], key: str, name: str) -> str:
-  methods = list(results["methods"])
+  methods, main = list(results["methods"]), plots.main_figure(results)
   rows = [
-    [group, *(f"{found[m]['exact_match']:.3f}" for m in methods)]
+    [group, *(f"{found[m][main]:.3f}" for m in methods)]
     for group, found in results[key].items()
   ]
   return _markdown_table([name, *map(plots.label, methods)], rows)
@@ -210,7 +214,7 @@ def _code(text: str, limit: int = 80) -> str:
 
 def markdown(results: Mapping[str, Any], records: Records, images: Sequence[str]) -> str:
   """Returns report.md."""
-  header, rows = _rows(results)
+  (header, rows), main = _rows(results), plots.words(plots.main_figure(results))
   log_likelihood = results["recovery"]["log_likelihood"]
   used = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
   seeds = ", ".join(map(str, results["seeds"]))
@@ -222,14 +226,15 @@ def markdown(results: Mapping[str, Any], records: Records, images: Sequence[str]
     f"{results['num_queries']} queries of {len(results['tasks'])} tasks in "
     f"{len(results['families'])} families; evaluation seeds: {seeds}. Recovery by log-likelihood: "
     f"{_bracketed(log_likelihood, 2)}. The frozen model: {results['base']}.",
-    *(found["note"] + "." for found in results["recovery"].values() if "note" in found),
+    *(f"Recovery by {plots.words(figure)} is {found['note']}."
+      for figure, found in results["recovery"].items() if "note" in found),
     *([f"Not asked, since a support holds their input: {left_out}."] if left_out else []),
     *(f"![{name.removesuffix('.png')}]({name})" for name in images),
     "## How each figure is defined",
     DEFINITIONS.rstrip(),
-    "## Exact match per family",
+    f"## {main.capitalize()} per family",
     _group_table(results, "families", "family"),
-    "## Exact match per task",
+    f"## {main.capitalize()} per task",
     _group_table(results, "tasks", "task"),
     "## Sample predictions",
     f"The first {SAMPLES_PER_TASK} queries of each task; ✓ marks an exact match.",

@@ -123,7 +123,8 @@ def test_the_mean_and_the_worst_of_the_seeds():
   assert (worst["low"], worst["high"]) == (pytest.approx(1 / 4), pytest.approx(1 / 2))
   records = {method: made_up_seeds() for method in results["methods"]}
   text = report.markdown(results, records, [])
-  assert "| score | score over families | score, worst seed |" in text
+  assert "| method | score | recovery |" in text
+  assert "| score over families | score, worst seed |" in text
   assert "| 0.375 [0.250, 0.500] |" in text and "Not asked" not in text
   one = summarised([r for r in made_up_seeds() if r["seed"] == 13])
   assert "score_worst_seed" not in one["methods"]["hyperllama"]
@@ -135,6 +136,33 @@ def test_queries_that_were_not_asked_are_counted():
   assert results["left_out"] == {"a.x": 2, "a.y": 1}
   text = report.markdown(results, {m: made_up_seeds() for m in results["methods"]}, [])
   assert "Not asked, since a support holds their input: 2 of a.x, 1 of a.y." in text
+
+
+def test_a_report_is_about_the_tasks_own_metrics():
+  """Zero-shot ranks half of the options right and writes none; the hypermodel writes all of them,
+  and ranks no better. Where all metrics are exact match the report is about that."""
+  right = {"zero_shot": (0, 1), "hyperllama": (0, 1), "in_context": (1, 1)}
+  written = {"zero_shot": 0, "hyperllama": 1, "in_context": 1}
+  records = {
+    method: [option("yes", "yes", correct, task=task, exact_match=written[method])
+             for task, correct in zip(("a.x", "a.y"), found, strict=True)]
+    for method, found in right.items()
+  }  # fmt: skip
+
+  def results(metric):
+    about = dict.fromkeys(("command", "config", "base"), "")
+    task_metrics = dict.fromkeys(("a.x", "a.y"), metric)
+    return figures.summarise(
+      records, hypermodel="hyperllama", about=about, task_metrics=task_metrics
+    )
+
+  ranked = results("rank_classification")
+  assert "score 0.500 zero-shot, 0.500 HyperLlama, 1.000 in context" in report.headline(ranked)
+  assert "recovery is undefined" in report.headline(ranked)
+  text = report.markdown(ranked, records, [])
+  assert "## Score per task" in text and "| a.x | 0.000 | 0.000 | 1.000 |" in text
+  plain = report.headline(results("strict_match"))
+  assert "recovers 100%" in plain and "exact match 0.000 zero-shot, 1.000 HyperLlama" in plain
 
 
 def test_a_report_averages_templates_then_data_sets():
