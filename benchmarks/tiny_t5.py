@@ -123,9 +123,10 @@ def plan(args: argparse.Namespace) -> tuple[list[Cell], list[list[Cell]]]:
   hypermodels = [tune(PREFIX, PREFIX, args.steps), tune(LORA, LORA, args.steps)]
   for quarter in QUARTERS:
     first = args.steps * quarter // 4
+    # Windows that give a step about as many tokens as episodes do.
     pretrained = train(
       f"caclm_{quarter}", [f"systems/{PREFIX}.gin", TEXT, "runs/hyperpretrain.gin"], {
-        **common, **hyper, **systems[PREFIX], "TEXT_DIR": args.text_dir, "WINDOW": 256,
+        **common, **hyper, **systems[PREFIX], "TEXT_DIR": args.text_dir, "WINDOW": 128,
         "DATA_DIR": args.out / "texts", "TRAIN_STEPS": first, "WARMUP_STEPS": warmup(first),
       },
     )  # fmt: skip
