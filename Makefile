@@ -57,9 +57,10 @@ $(TPU_INSTALLED): requirements-tpu.txt | $(INSTALLED)
 lint: install-test
 	$(BIN)/ruff check .
 
-# Two processes, a file of tests in each: compiling, which takes most of the time, uses one core.
+# Two processes, a file of tests in each: compiling, which takes most of the time, uses one core. By
+# name: ordered by how many tests they have, the files with few, long ones would come last.
 test: lint $(TPU_INSTALLED)
-	PYTHONPATH=$(abspath $(TPU)) $(BIN)/python -m pytest -n 2 --dist loadfile
+	PYTHONPATH=$(abspath $(TPU)) $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # Minutes for each; what is finished is not compiled again while its program is the same.
 compile-check: $(INSTALLED) $(TPU_INSTALLED)
