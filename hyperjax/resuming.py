@@ -57,6 +57,7 @@ def _identity(given: Mapping[str, Any]) -> dict[str, Any]:
   }  # fmt: skip
   parts = jax.tree_util.tree_leaves_with_path(_plain(what), is_leaf=lambda x: x is None)
   named = {jax.tree_util.keystr(path, simple=True, separator="."): value for path, value in parts}
+  # A loop is a way to compute the same.
   return {name: value for name, value in named.items() if not name.endswith(".loop")}
 
 
