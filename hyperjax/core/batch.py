@@ -120,10 +120,13 @@ class Batch:
   targets: Arrayish
   weights: Arrayish
 
+  def asked(self) -> Arrayish:
+    """[B, M] bool, which queries are no padding: those with targets (a task may have fewer)."""
+    return self.weights.sum(-1) > 0
+
   def real_tokens(self) -> Arrayish:
-    """How many tokens of supports and queries are no padding; a query without targets is padding.
+    """How many tokens of supports and queries are no padding.
 
     In a program this is the number of all processes' rows.
     """
-    asked = self.weights.sum(-1) > 0
-    return self.support.length.sum() + (self.query.length * asked).sum()
+    return self.support.length.sum() + (self.query.length * self.asked()).sum()

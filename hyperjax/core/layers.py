@@ -110,8 +110,10 @@ _narrow_matmul.defvjp(_narrow_forward, _narrow_backward)
 
 
 def _times(x: Float[Array, "B X i"], w: Float[Array, "#B i o"]) -> Float[Array, "B X o"]:
-  w = w.astype(x.dtype)
-  return x @ (sharding.whole(w[0]) if w.shape[0] == 1 else w)
+  if w.shape[0] > 1:
+    return x @ w.astype(x.dtype)
+  # One for all episodes is a parameter: devices sum its gradient in its own type.
+  return matmul(x, sharding.whole(w[0]).astype(jnp.promote_types(w.dtype, x.dtype)), [0])
 
 
 def embed(

@@ -113,7 +113,10 @@ def relative_bias(
   else:
     distance = jnp.maximum(-distance, 0)
   exact = num_buckets // 2
-  ratio = jnp.log(jnp.maximum(distance, 1) / exact) / math.log(max_distance / exact)
-  large = exact + (ratio * (num_buckets - exact)).astype(jnp.int32)
-  bucket = jnp.where(distance < exact, distance, jnp.minimum(large, num_buckets - 1))
+  # The distances at which buckets of logarithmic width begin: many lie on whole numbers, where a
+  # logarithm on the device may end up on either side.
+  parts = np.arange(1, num_buckets - exact) / (num_buckets - exact)
+  edges = np.ceil(exact * (max_distance / exact) ** parts - 1e-6).astype(np.int32)
+  large = exact + jnp.searchsorted(edges, distance, side="right", method="compare_all")
+  bucket = jnp.where(distance < exact, distance, large)
   return jnp.moveaxis(table[bucket + offset], -1, -3)

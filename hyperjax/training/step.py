@@ -128,10 +128,11 @@ class Objective:
     """The loss summed over the batch's target tokens, and sums of what is reported."""
     logits = system(batch)
     loss = losses.token_losses(logits, batch.targets, batch.weights).sum()
+    exact = losses.exact_matches(logits, batch.targets, batch.weights)
     sums = {
       "loss": loss,
-      "exact_match": losses.exact_matches(logits, batch.targets, batch.weights).sum(),
-      "queries": jnp.asarray(batch.weights.shape[0] * batch.weights.shape[1], jnp.float32),
+      "exact_match": exact.sum(where=batch.asked()),
+      "queries": batch.asked().sum(dtype=jnp.float32),
       "tokens": batch.weights.sum(),
     }
     total = self.label_weight * loss
@@ -202,5 +203,6 @@ def means(sums: dict[str, jax.Array]) -> dict[str, jax.Array]:
   tokens = jnp.maximum(sums["tokens"], 1.0)
   out = {name: sums[name] / tokens for name in ("loss", "kl") if name in sums}
   return {
-    **out, "exact_match": sums["exact_match"] / sums["queries"], "target_tokens": sums["tokens"]
+    **out, "exact_match": sums["exact_match"] / jnp.maximum(sums["queries"], 1.0),
+    "target_tokens": sums["tokens"],
   }

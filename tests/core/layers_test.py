@@ -108,6 +108,27 @@ def test_a_product_and_its_gradients_are_those_of_rounded_operands(shape, kernel
     )
 
 
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
+def test_the_gradient_of_a_parameter_of_low_rank_is_a_sum_in_its_own_type(dtype):
+  """Devices add it up. Here it has 11 significant bits, of which bfloat16 would keep 8."""
+  x = jnp.full((1, 300, 1, 4), 2.0**-8, dtype).at[:, 0].set(1)
+  kernel, b = jnp.zeros((4, 3), dtype), jnp.ones((1, 2, 3), jnp.float32)
+  loss = lambda a: project(x, kernel, LowRank(a, b, 1.0)).astype(jnp.float32).sum()
+  gradient = jax.grad(loss)(jnp.ones((1, 4, 2), jnp.float32))
+  np.testing.assert_array_equal(gradient, np.full((1, 4, 2), 3 * (1 + 299 / 256)))
+
+
+@pytest.mark.parametrize("rows", [1, 3])  # one for all episodes, and each one's own
+def test_an_update_saved_in_half_precision_does_not_round_activations(rows):
+  x, kernel = random(0, 1, 3, 4, 5), jnp.zeros((5, 6))
+  wide = LowRank(random(2, 1, 5, 2), random(3, 1, 2, 6), 1.0)
+  saved = jax.tree.map(lambda w: w.astype(jnp.bfloat16), wide)
+  update = jax.tree.map(lambda w: jnp.repeat(w, rows, 0), saved)
+  y = project(jnp.repeat(x, rows, 0), kernel, update)
+  a, b = (np.asarray(w, np.float32)[0] for w in (saved.a, saved.b))
+  np.testing.assert_allclose(y[0], np.asarray(x)[0] @ a @ b, atol=1e-5)
+
+
 def test_narrow_operands_never_meet_wide_ones_in_a_product():
   """Neither forward nor in the gradient: XLA would widen the narrow one."""
   x, w = jnp.ones((3, 4), jnp.float32), jnp.ones((4, 5), jnp.bfloat16)

@@ -131,6 +131,34 @@ def test_accumulated_parts_equal_the_whole_batch():
     np.testing.assert_allclose(a, b, atol=1e-6)
 
 
+class Says(step.System):
+  """A system of which only the logits matter."""
+
+  def __init__(self, logits):
+    self.logits = nnx.Param(logits)
+
+  def __call__(self, batch):
+    return self.logits[...]
+
+
+def test_metrics_are_of_queries_that_are_asked():
+  """Padding is right whatever the model says: it has no target to miss."""
+  batch = tiny.batch(*BATCH)
+  weights = np.array(batch.weights)
+  weights[1:, 1] = 0
+  batch = dataclasses.replace(batch, weights=jnp.asarray(weights))
+  right = jax.nn.one_hot(batch.targets, 64)
+  logits = right.at[0].set(-right[0])  # both queries of the first episode are answered wrong
+  _, sums = step.Objective()(Says(logits), batch)
+  metrics = step.means(sums)
+  asked = batch.targets.shape[0] + 1
+  assert sums["queries"] == asked and sums["exact_match"] == asked - 2
+  np.testing.assert_allclose(metrics["exact_match"], (asked - 2) / asked)
+  nothing = dataclasses.replace(batch, weights=jnp.zeros_like(batch.weights))
+  _, sums = step.Objective()(Says(logits), nothing)
+  assert step.means(sums)["exact_match"] == 0
+
+
 def test_gradients_are_the_mean_over_target_tokens():
   """In float64, where a sum's order leaves no trace."""
   with jax.enable_x64(True):
