@@ -26,7 +26,7 @@ from hyperjax.core import attention, sharding
 from hyperjax.data import layouts, loader
 from hyperjax.data.episodes import Episode
 from hyperjax.data.shapes import BatchShape
-from hyperjax.training import hlo_costs, largest, topologies
+from hyperjax.training import hlo_costs, largest, optimizers, topologies
 from hyperjax.training import step as step_lib
 from hyperjax.training.topologies import Topology
 
@@ -57,7 +57,7 @@ class Training:
   hypermodel: systems.ProducerConfig
   data: train.TrainData
   run: train.RunConfig
-  optimizer: Any
+  optimizer: optimizers.Optimizer
   objective: step_lib.Objective = step_lib.Objective()
 
   @classmethod

@@ -22,6 +22,7 @@ from hyperjax.data.caclm import CaclmConfig
 from hyperjax.data.episodes import EpisodeConfig
 from hyperjax.evaluation import scoring
 from hyperjax.progress import Progress, StopSignal, compilations, in_words, say_devices
+from hyperjax.training import optimizers
 from hyperjax.training import step as step_lib
 from hyperjax.training.checkpoints import Checkpoints, abstract
 from hyperjax.training.metrics_writer import MetricsWriter
@@ -105,7 +106,7 @@ def train(
   hypermodel: systems.ProducerConfig,
   data: TrainData,
   run: RunConfig,
-  optimizer: Any,
+  optimizer: optimizers.Optimizer,
   objective: step_lib.Objective = step_lib.Objective(),
   dry_run: bool = False,
 ) -> int:
@@ -117,7 +118,7 @@ def train(
     hypermodel: what is trained to produce phi.
     data: episodes.
     run: lengths and periods.
-    optimizer: one of training.optimizers.
+    optimizer: how the trained parameters follow their gradients.
     objective: what is minimised.
     dry_run: print devices, parameter counts, a memory estimate and a data summary; build nothing.
 
@@ -234,7 +235,9 @@ def train(
   return 0
 
 
-def check_together(model, data: TrainData, run: RunConfig, optimizer, objective) -> None:
+def check_together(
+  model, data: TrainData, run: RunConfig, optimizer: optimizers.Optimizer, objective
+) -> None:
   """Refuses settings that are each allowed, but not with one another.
 
   Raises:
@@ -245,11 +248,7 @@ def check_together(model, data: TrainData, run: RunConfig, optimizer, objective)
       f"EVAL_PERIOD is {run.eval_period}, but running text has no few-shot queries to evaluate: "
       "set it to 0"
     )
-  if (warmup := optimizer.schedule.warmup_steps) >= run.steps:
-    raise ValueError(
-      f"WARMUP_STEPS is {warmup}, but TRAIN_STEPS is {run.steps}, and the warm-up must end before "
-      f"the run does: set WARMUP_STEPS to less, such as {run.steps // 10}"
-    )
+  optimizer.build(run.steps, {})
   if objective.distillation and model.architecture.layout != "decoder":
     raise ValueError(
       f"DISTILLATION is {objective.distillation}, but its teacher reads the support as a prefix, "

@@ -64,7 +64,7 @@ class Method:
 
   Attributes:
     producer: what is tuned: a TunedConfig, or FullConfig.
-    optimizer: one of training.optimizers.
+    optimizer: a training.optimizers.Optimizer.
     start: where it starts from; None for the producer's own initial values.
     num_examples: how many examples of the task are tuned on.
   """

@@ -398,8 +398,8 @@ def test_a_warm_up_as_long_as_the_run_is_refused_before_work(
   macros = {"DATA_DIR": tmp_path / "data", "OPTIMIZER": f"@optimizers.{optimizer}()"}
   status = tiny.train(tmp_path / "run", *more, WARMUP_STEPS=10, TRAIN_STEPS=10, **macros)
   assert tiny_lib.refused(capsys, status) == (
-    "WARMUP_STEPS is 10, but TRAIN_STEPS is 10, and the warm-up must end before the run does: set "
-    "WARMUP_STEPS to less, such as 1"
+    "WARMUP_STEPS (Schedule.warmup_steps) is 10, but the run has 10 steps, and the warm-up must "
+    "end before it does: set it to less, such as 1"
   )
   assert not any(tmp_path.iterdir())
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -41,7 +41,8 @@ class Schedule:
     """
     if self.warmup_steps >= steps:
       raise ValueError(
-        f"Schedule.warmup_steps {self.warmup_steps} must be less than the run's {steps} steps"
+        f"WARMUP_STEPS (Schedule.warmup_steps) is {self.warmup_steps}, but the run has {steps} "
+        f"steps, and the warm-up must end before it does: set it to less, such as {steps // 10}"
       )
     rest = steps - self.warmup_steps
     if self.decay == "cosine":
@@ -55,6 +56,23 @@ class Schedule:
       after = optax.constant_schedule(self.peak)
     warmup = optax.linear_schedule(0.0, self.peak, max(self.warmup_steps, 1))
     return optax.join_schedules([warmup, after], [self.warmup_steps])
+
+
+@runtime_checkable
+class Optimizer(Protocol):
+  """What OPTIMIZER names in gin: those below, or a class of one's own."""
+
+  def build(self, steps: int, axes: Mapping[str, Any]) -> optax.GradientTransformation:
+    """The transformation for a run of `steps` steps.
+
+    Args:
+      steps: optimizer steps of the run.
+      axes: the logical axes of every parameter, a tree of tuples; empty where only the settings
+        are to be checked.
+
+    Raises:
+      ValueError: settings that do not suit a run of this length.
+    """
 
 
 @dataclasses.dataclass(frozen=True)

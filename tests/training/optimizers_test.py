@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from hyperjax.training.optimizers import Adafactor, AdamW, Schedule
+from hyperjax.training.optimizers import Adafactor, AdamW, Optimizer, Schedule
 
 CONSTANT = Schedule(0.1, decay="constant")
 
@@ -47,7 +47,7 @@ def test_a_schedule_that_cannot_be_names_its_field(changes, message):
 
 
 def test_a_warmup_as_long_as_the_run_is_an_error():
-  with pytest.raises(ValueError, match="warmup_steps 10 must be less than the run's 10 steps"):
+  with pytest.raises(ValueError, match="warmup_steps. is 10, but the run has 10 steps"):
     Schedule(1.0, 10).build(10)
 
 
@@ -156,3 +156,15 @@ def test_every_field_changes_the_update(kind):
   base = observe()
   for field, value in CHANGES[kind].items():
     assert not np.allclose(observe(**{field: value}), base, rtol=1e-3), field
+
+
+def test_an_optimizer_of_ones_own_is_one():
+  class Plain:
+    """Gradient descent, which knows no schedule."""
+
+    def build(self, steps, axes):
+      return optax.sgd(1.0)
+
+  for one in (Plain(), AdamW(Schedule(1.0)), Adafactor(Schedule(1.0))):
+    assert isinstance(one, Optimizer) and one.build(10, {}).init({}) is not None
+  assert not isinstance(optax.sgd(1.0), Optimizer)
