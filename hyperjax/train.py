@@ -347,8 +347,8 @@ def describe(model, hypermodel, data: TrainData, run: RunConfig) -> int:
   if model.bits is not None:
     print(f"stored      frozen {stored:,} bytes, {stored / (2 * frozen):.3f} of bfloat16's")
   fixed = stored + 4 * quantised.stored_bytes(parts.trained)
-  print(f"memory      {fixed / 2**30:.2f} GiB: frozen weights, and 4 x trained (parameters, "
-        "gradients, two moments); activations come on top")  # fmt: skip
+  print(f"memory      {fixed / 2**30:.2f} GiB on all devices together: frozen weights, and 4 x "
+        "trained (parameters, gradients, AdamW's moments); activations come on top")  # fmt: skip
   print(f"steps       {run.steps}, {run.batch_size} episodes each: {data.episodes.summary}")
   for name, folder in (("data", data.data), ("held out", data.held_out)):
     if folder is not None:

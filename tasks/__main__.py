@@ -4,7 +4,7 @@
     hyperjax tasks t5.data.tasks --match glue           those of a module, by part of their name
     hyperjax tasks --fewshot FOLDER --examples 2        a folder of JSON files, with examples
     hyperjax tasks --gin_file=data/p3.gin --gin.P3_DIR=DIR    those of a data file, with shares
-    hyperjax tasks --data DIR                           what `hyperjax data` has built, with counts
+    hyperjax tasks --data DATA_DIR/train                what `hyperjax data` has built, with counts
 """
 
 import argparse
@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser.add_argument("modules", nargs="*", help="modules that register tasks with seqio")
   parser.add_argument("--fewshot", help="a folder of JSON or JSONL files, one task a file")
   parser.add_argument("--gin_file", action="append", help="a data file of gin/data; repeatable")
-  parser.add_argument("--data", help="a folder that `hyperjax data` has built")
+  parser.add_argument("--data", help="what `hyperjax data` has built: DATA_DIR/train or /held_out")
   parser.add_argument("--match", default="", help="only names that contain this")
   parser.add_argument("--examples", type=int, default=0, help="show so many examples of each task")
   arguments = parser.parse_args(rest)
@@ -86,12 +86,12 @@ def _configured(
   """Yields the rows of each mixture that a data file has built."""
   import seqio  # only here: it takes seconds, and a data folder is listed without it
 
-  from hyperjax.data import build
+  from hyperjax.data import registering
 
   for config in parts.values():
-    build.register(config)
-    name = build.mixture(config)
-    rates = build.rates(name)
+    registering.register(config)
+    name = registering.mixture(config)
+    rates = registering.rates(name)
     if name in seqio.MixtureRegistry.names() and match in name:
       yield _mixture_row(seqio.MixtureRegistry.get(name))
     for task, share in rates.items():
@@ -105,10 +105,10 @@ def _registered(
   """Yields the rows of everything that is registered."""
   import seqio
 
-  from hyperjax.data import build
+  from hyperjax.data import registering
 
   for module in modules:
-    build.load(module)
+    registering.load(module)
   for source in sources:
     source.register()
   for name in sorted(seqio.TaskRegistry.names()):
@@ -125,11 +125,11 @@ def _mixture_row(mixture) -> Sequence[str]:
 
 
 def _task_rows(task, share: str, num_examples: int) -> Iterator[Sequence[str]]:
-  from hyperjax.data import build, task_rows
+  from hyperjax.data import registering, task_rows
 
   counts = {split: _count(task, split) for split in task.splits}
   splits = ", ".join(s if count is None else f"{s}: {count:,}" for s, count in counts.items())
-  yield task.name, "task", share, splits, ", ".join(build.metrics(task.name)) or "-"
+  yield task.name, "task", share, splits, ", ".join(registering.metrics(task.name)) or "-"
   rows = task_rows.texts(task, next(iter(task.splits))) if num_examples else ()
   for row in itertools.islice(rows, num_examples):
     yield "", "", "", f"{row.get('inputs', '')!r} -> {row['targets']!r}", ""

@@ -1,6 +1,6 @@
 """lexical: the embedded default tasks, made from CLDR, num2words, inflect, lemminflect and rules.
 
-    TASKS["lexical.plurals.plural"].examples()[0]   # {"input": "wolf", "output": "wolves"}
+    TASKS["lexical.plurals.plural"].examples()[0]   # {"input": "queen", "output": "queens"}
 
     python -m hyperjax.tasks.lexical                # prints the families
 

@@ -50,9 +50,11 @@ ROOMS = {
 # Files that run in the process that builds data: everything else must start without TensorFlow.
 _BUILDERS = (
   r"tasks/.*\.py",
-  r"hyperjax/data/(build|rows_source|task_rows|seqio_cache|seqio_forms|__main__)\.py",
+  r"hyperjax/data/(build|registering|rows_source|task_rows|seqio_cache|seqio_forms|__main__)\.py",
 )
-_TENSORFLOW_MODULES = r"hyperjax\.(tasks|data\.(build|rows_source|task_rows|seqio_forms))(\..*)?"
+_TENSORFLOW_MODULES = (
+  r"hyperjax\.(tasks|data\.(build|registering|rows_source|task_rows|seqio_forms))(\..*)?"
+)
 
 # {package: files that may import it}; of what is not named for its files only core is picky.
 _NOWHERE: tuple[str, ...] = ()

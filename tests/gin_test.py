@@ -222,6 +222,25 @@ def test_the_tuned_baselines_have_few_and_more_examples():
   }  # fmt: skip
 
 
+def test_files_that_are_missing_are_named_by_what_they_set(capsys):
+  assert train.main(arguments("models/smollm2_135m.gin", "data/lexical.gin", "runs/mtf.gin")) == 2
+  message = capsys.readouterr().err
+  place = r"\(\S*/runs/train.gin, line \d+\)"
+  files = r"systems/few_shot_lora.gin, systems/full.gin, systems/gisting.gin or \d+ more\.$"
+  assert re.search(
+    rf"%HYPERMODEL is used {place} but set nowhere\. Name a file that sets it: {files}", message
+  )
+
+
+def test_what_a_data_file_needs_is_listed_with_its_meaning(capsys):
+  files = ("models/smollm2_135m.gin", "systems/lora.gin", "data/function_vectors.gin")
+  given = [x for x in arguments(*files, "runs/mtf.gin") if "FEWSHOT_DIR" not in x]
+  assert train.main(given) == 2
+  message = capsys.readouterr().err
+  assert "FEWSHOT_DIR must be set, for example --gin.FEWSHOT_DIR=VALUE:" in message
+  assert "FEWSHOT_DIR: the folder of task files" in message
+
+
 def test_gisting_and_hyperllama_train_the_same_kind_and_number(capsys):
   pairs = [
     counts(dry_run(capsys, "models/smollm2_135m.gin", f"systems/{name}.gin", "data/lexical.gin",

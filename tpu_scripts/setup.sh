@@ -26,7 +26,7 @@ gcloud reaches many hosts at once only if an agent holds its key:
   ssh-add ~/.ssh/google_compute_engine
 
 Example, this checkout as it is:
-  pip wheel --no-deps --wheel-dir dist .
+  rm -rf build && pip wheel --no-deps --wheel-dir dist .
   setup.sh --name pod --zone us-west4-b \
     --source dist/hyperjax-0.1.0-py3-none-any.whl
 HELP

@@ -1,1 +1,1 @@
-"""Arrays, phi and the two places where phi touches a transformer: jax, flax and numpy only."""
+"""Arrays, phi and the three places where it touches a transformer: of jax, flax, numpy, qwix."""

@@ -1,4 +1,4 @@
-"""Builds token stores and a manifest from seqio tasks: with `tasks/`, all that imports seqio.
+"""Builds token stores and a manifest from seqio tasks.
 
     hyperjax data --gin_file=models/smollm2_135m.gin --gin_file=data/lexical.gin \\
       --gin_file=runs/data.gin --out data/lexical
@@ -6,13 +6,10 @@
 
 import collections
 import dataclasses
-import importlib
 import itertools
 import json
 import os
 import pathlib
-import pkgutil
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -22,8 +19,8 @@ import seqio
 
 from hyperjax import storage
 from hyperjax.data import manifest as manifest_lib
+from hyperjax.data import registering, task_rows, vocabularies
 from hyperjax.data import store as store_lib
-from hyperjax.data import task_modules, task_rows, vocabularies
 from hyperjax.data.encode import Encoder
 from hyperjax.data.manifest import DataConfig, Manifest
 from hyperjax.data.rows_source import Files, RowsSource
@@ -31,7 +28,6 @@ from hyperjax.data.rows_source import Files, RowsSource
 # Rows, and about how many characters, that are encoded at once: a process has some in waiting.
 _CHUNK = 4096
 _CHUNK_CHARACTERS = 2**20
-_UNDECLARED = "undeclared"
 
 
 def build(config: DataConfig, out: str | os.PathLike, *, vocabulary=None) -> Manifest:
@@ -54,58 +50,8 @@ def build(config: DataConfig, out: str | os.PathLike, *, vocabulary=None) -> Man
     ValueError: a task, split or row is not as it must be, or a file changes while it is read; what
       was finished before it stays.
   """
-  out = pathlib.Path(out)
   vocabulary = vocabularies.load(config.vocabulary) if vocabulary is None else vocabulary
-  fingerprints, versions, registered = register(config)
-  name = mixture(config)
-  shares = rates(name)
-  jobs = []
-  for task, split in _splits(config, [seqio.get_mixture_or_task(task) for task in shares]):
-    source = fingerprints.get(task.name) or _source_fingerprint(task)
-    version = versions.get(task.name, source)
-    identity = source if version == source else manifest_lib.digest([source, version])
-    key = _key(task.name, split, config, vocabulary, identity)
-    files = task_rows.files(task, split)
-    jobs.append(_Job(task, split, source, out / "stores" / key, files))
-  missing = [job for job in jobs if not store_lib.complete(job.path)]
-  kept = len(jobs) - len(missing)
-  with _Bars(len(jobs), kept) as bars, Encoder(vocabulary, config.prompt) as encoder:
-    chunks = encoder.map(rows for job in missing for rows in job.read(config))
-    for job in missing:
-      job.write(bars.counted(job, itertools.takewhile(len, chunks)), vocabulary.size)
-  entries = collections.defaultdict(dict)
-  for job in jobs:
-    meta = store_lib.Store(job.path).meta
-    entries[job.task.name][job.split] = {
-      "store": f"stores/{job.path.name}", "source": job.source,
-      **{name: value for name, value in meta.items() if name not in ("version", "dtype", "shards")},
-    }  # fmt: skip
-  values = {
-    "version": manifest_lib.VERSION,
-    "mixture": name,
-    "tasks": {
-      task: {"rate": share, "metrics": metrics(task), "splits": entries[task]}
-      for task, share in shares.items()
-    },
-    "registered": registered,
-    "modules": {name: _MODULES[name].identity for name in config.task_modules},
-    "vocabulary": {
-      name: getattr(vocabulary, name)
-      for name in ("fingerprint", "size", "eos_id", "bos_id", "adds_bos", "adds_eos")
-    },
-    "prompt": config.prompt.to_json(),
-    "feature_lengths": config.feature_lengths and dict(config.feature_lengths),
-    "config": config.portable(),
-    "config_hash": config.hash(),
-  }
-  temporary = out / f"{manifest_lib.FILE}.partial-{os.getpid()}"
-  temporary.write_text(json.dumps(values, indent=1))
-  temporary.rename(out / manifest_lib.FILE)
-  rich.console.Console(stderr=True).print(
-    f"{out}: {len(shares)} tasks, {len(jobs)} stores ({len(missing)} built, "
-    f"{kept} kept). Random preprocessors, if any, are frozen at one draw."
-  )
-  return Manifest.load(out)
+  return _Plan.of(config, pathlib.Path(out), vocabulary).work_off()
 
 
 def build_parts(
@@ -128,125 +74,13 @@ def build_parts(
   for name, vocabulary in loaded.items():
     if model is not None:
       vocabularies.check_fits(name, vocabulary, model.vocab_size, source)
-  for part, config in parts.items():
-    build(config, pathlib.Path(out) / part, vocabulary=loaded[config.vocabulary])
-
-
-def register(
-  config: DataConfig,
-) -> tuple[dict[str, str], dict[str, str], dict[str, list[str]]]:
-  """Registers the tasks of a configuration's modules and sources.
-
-  Returns:
-    {task: fingerprint of its source}, {task: what stands for the modules} of those that modules
-    registered, and {source name: its tasks}.
-
-  Raises:
-    ValueError: there is no such module.
-  """
-  for name in config.task_modules:
-    before = set(seqio.TaskRegistry.names())
-    identity = task_modules.identity(name)  # first: no newer than what is imported
-    load(name)
-    module = _MODULES.setdefault(name, _Module(identity))
-    module.tasks |= set(seqio.TaskRegistry.names()) - before
-  # Of all modules: one may register what it takes from another.
-  modules = {name: _MODULES[name] for name in config.task_modules}
-  version = " ".join(f"{name}:{m.identity or _UNDECLARED}" for name, m in modules.items())
-  versions = {task: version for module in modules.values() for task in module.tasks}
-  fingerprints, registered = dict(versions), {}
-  for source in config.sources:
-    source.register()
-    ours = source.fingerprints()
-    fingerprints.update(ours)
-    registered[source.name] = sorted(ours)
-  return fingerprints, versions, registered
-
-
-def load(name: str) -> None:
-  """Imports a module, which registers tasks, and calls its function `register` if it has one.
-
-  Raises:
-    ValueError: there is no module of that name.
-  """
-  try:
-    module = importlib.import_module(name)
-  except ModuleNotFoundError as error:
-    if not f"{name}.".startswith(f"{error.name}."):
-      raise  # the module is there: what it imports is not
-    raise ValueError(_not_found(name, error.name)) from None
-  if hasattr(module, "register"):
-    module.register()
-
-
-def _not_found(name: str, missing: str) -> str:
-  """The error for a task module that is missing, or lies in a package that is."""
-  parent = missing.rpartition(".")[0]
-  folders = list(getattr(sys.modules.get(parent), "__path__", sys.path))
-  beside = pkgutil.iter_modules(folders) if parent else ()
-  known = [f"{parent}.{module.name}" for module in beside]
-  return (
-    f"There is no task module '{name}' (gin: TASK_MODULES): no '{missing}' in "
-    f"{', '.join(folders)}.{manifest_lib.did_you_mean(missing, known)} Give the command in the "
-    "folder that holds it, or put that folder on PYTHONPATH."
-  )
-
-
-@dataclasses.dataclass
-class _Module:
-  """A task module as this process has imported it.
-
-  Attributes:
-    identity: see `task_modules`.
-    tasks: what it has registered.
-  """
-
-  identity: str | None
-  tasks: set[str] = dataclasses.field(default_factory=set)
-
-
-# {name: module}: a second build in one process finds it imported, and its tasks registered.
-_MODULES: dict[str, _Module] = {}
-
-
-def mixture(config: DataConfig) -> str:
-  """Returns the name of what a configuration builds, once it is registered.
-
-  Raises:
-    ValueError: it names nothing, and its modules register no task or several.
-  """
-  if config.mixture_or_task_name is not None:
-    return config.mixture_or_task_name
-  tasks = sorted(set().union(*(_MODULES[name].tasks for name in config.task_modules)))
-  if len(tasks) != 1:
-    raise ValueError(
-      f"The task modules {list(config.task_modules)} register {len(tasks)} tasks {tasks[:5]}: name "
-      "one of them, or a mixture (gin: MIXTURE_OR_TASK_NAME)."
-    )
-  return tasks[0]
-
-
-def rates(name: str) -> dict[str, float]:
-  """Returns {task: share} of a registered task or mixture, the shares' sum being 1."""
-  known = [*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()]
-  if name not in known:
-    raise ValueError(
-      f"No task or mixture '{name}' is registered.{manifest_lib.did_you_mean(name, known)} "
-      "Name the module or source that registers it in task_modules or sources."
-    )
-  provider = seqio.get_mixture_or_task(name)
-  if isinstance(provider, seqio.Task):
-    return {name: 1.0}
-  found = {task.name: float(provider.get_rate(task)) for task in provider.tasks}
-  total = sum(found.values())
-  return {task: rate / total for task, rate in sorted(found.items()) if rate > 0}
-
-
-def metrics(task: str) -> list[str]:
-  """Returns the names of the functions that a task is scored with, as seqio has them."""
-  functions = seqio.TaskRegistry.get(task).metric_fns
-  plain = (getattr(fn, "func", fn) for fn in functions)
-  return [getattr(fn, "__name__", type(fn).__name__) for fn in plain]
+  # All are planned before the first is built, which may take hours.
+  plans = [
+    _Plan.of(config, pathlib.Path(out) / part, loaded[config.vocabulary])
+    for part, config in parts.items()
+  ]
+  for plan in plans:
+    plan.work_off()
 
 
 def _splits(config: DataConfig, tasks: Iterable[Any]) -> list[tuple[Any, str]]:
@@ -255,19 +89,13 @@ def _splits(config: DataConfig, tasks: Iterable[Any]) -> list[tuple[Any, str]]:
     splits = [split for split in config.splits if split in task.splits]
     if not splits:
       raise ValueError(
-        f"Task '{task.name}' has none of the splits {list(config.splits)}: {list(task.splits)}."
+        f"Task '{task.name}' has none of the splits {list(config.splits)}: {list(task.splits)}. "
+        "Name one that it has (gin: train/ or held_out/manifest.DataConfig.splits, for data/c4.gin "
+        "C4_HELD_OUT_SPLITS)."
       )
     splits += manifest_lib.prepared(task.splits).values()
     chosen.extend((task, split) for split in splits)
   return chosen
-
-
-def _source_fingerprint(task) -> str:
-  """Identifies the source of a task that nobody vouches for."""
-  source = task.source
-  if isinstance(source, seqio.TfdsDataSource | seqio.FileDataSource):
-    return manifest_lib.digest([str(source)])
-  return _UNDECLARED
 
 
 def _key(task: str, split: str, config: DataConfig, vocabulary, source: str) -> str:
@@ -396,3 +224,81 @@ class _Bars:
     self._progress.remove_task(bar)
     self._done += 1
     self._progress.update(self._all, completed=self._done, amount=f"{self._done}/{self._stores}")
+
+
+@dataclasses.dataclass(eq=False)
+class _Plan:
+  """A data folder to be built.
+
+  Attributes:
+    jobs: its stores.
+    values: what its manifest says beside the stores' own numbers.
+  """
+
+  config: DataConfig
+  out: pathlib.Path
+  vocabulary: Any
+  jobs: Sequence[_Job]
+  values: Mapping[str, Any]
+
+  @classmethod
+  def of(cls, config: DataConfig, out: pathlib.Path, vocabulary: Any) -> "_Plan":
+    """Registers the tasks and looks at their splits; reads no rows."""
+    fingerprints, versions, registered = registering.register(config)
+    name = registering.mixture(config)
+    shares = registering.rates(name)
+    jobs = []
+    for task, split in _splits(config, [seqio.get_mixture_or_task(task) for task in shares]):
+      source = fingerprints.get(task.name) or registering.source_fingerprint(task)
+      version = versions.get(task.name, source)
+      identity = source if version == source else manifest_lib.digest([source, version])
+      key = _key(task.name, split, config, vocabulary, identity)
+      files = task_rows.files(task, split)
+      jobs.append(_Job(task, split, source, out / "stores" / key, files))
+    values = {
+      "version": manifest_lib.VERSION,
+      "mixture": name,
+      "tasks": {
+        task: {"rate": share, "metrics": registering.metrics(task)}
+        for task, share in shares.items()
+      },
+      "registered": registered,
+      "modules": registering.identities(config),
+      "vocabulary": {
+        name: getattr(vocabulary, name)
+        for name in ("fingerprint", "size", "eos_id", "bos_id", "adds_bos", "adds_eos")
+      },
+      "prompt": config.prompt.to_json(),
+      "feature_lengths": config.feature_lengths and dict(config.feature_lengths),
+      "config": config.portable(),
+      "config_hash": config.hash(),
+    }
+    return cls(config, out, vocabulary, jobs, values)
+
+  def work_off(self) -> Manifest:
+    """Writes what is missing of the stores, and then the manifest."""
+    missing = [job for job in self.jobs if not store_lib.complete(job.path)]
+    kept = len(self.jobs) - len(missing)
+    with (
+      _Bars(len(self.jobs), kept) as bars,
+      Encoder(self.vocabulary, self.config.prompt) as encoder,
+    ):
+      chunks = encoder.map(rows for job in missing for rows in job.read(self.config))
+      for job in missing:
+        chunks_of_job = itertools.takewhile(len, chunks)
+        job.write(bars.counted(job, chunks_of_job), self.vocabulary.size)
+    splits = collections.defaultdict(dict)
+    for job in self.jobs:
+      meta = store_lib.Store(job.path).meta
+      splits[job.task.name][job.split] = {
+        "store": f"stores/{job.path.name}", "source": job.source,
+        **{key: value for key, value in meta.items() if key not in ("version", "dtype", "shards")},
+      }  # fmt: skip
+    tasks = {task: {**x, "splits": splits[task]} for task, x in self.values["tasks"].items()}
+    file = self.out / manifest_lib.FILE
+    storage.write_whole(file, json.dumps({**self.values, "tasks": tasks}, indent=1))
+    rich.console.Console(stderr=True).print(
+      f"{self.out}: {len(tasks)} tasks, {len(self.jobs)} stores ({len(missing)} built, "
+      f"{kept} kept). Random preprocessors, if any, are frozen at one draw."
+    )
+    return Manifest.load(self.out)

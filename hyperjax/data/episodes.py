@@ -103,7 +103,8 @@ class EpisodeConfig:
     split: the split that episodes are made of.
     shapes: the batch shapes to use; empty: at most `max_buckets`, planned from the tasks' lengths.
     max_buckets: how many shapes to plan.
-    limit: no planned shape goes beyond it.
+    limit: tokens of a support, a query, a target that no planned shape goes beyond, but for being
+      rounded up.
   """
 
   num_shots: NumShots = 10
@@ -143,7 +144,8 @@ class EpisodeConfig:
   @property
   def longest_support(self) -> int:
     """The most tokens that a support apart from its queries can have, whatever the tasks."""
-    return max((shape.support for shape in self.shapes), default=self.limit[0])
+    planned = rounded(self.limit[0], 1, 1, 1).support
+    return max((shape.support for shape in self.shapes), default=planned)
 
   def largest(self, layout: Layout) -> BatchShape:
     """The shape of the largest batches that there can be, whatever the tasks."""
@@ -287,7 +289,7 @@ class Sampler:
     if scarcest.distinct < least:
       raise ValueError(
         f"Task '{task}' has too few examples for num_shots={num_shots}: split '{support_split}' "
-        f"has {scarcest.words}; it needs at least {least}."
+        f"has {scarcest.words}; it needs at least {least} (gin: NUM_SHOTS; or leave the task out)."
       )
     self.num_queries_in_store = len(self.queries)
     spare = scarcest.distinct - self.supports.most if same else num_queries

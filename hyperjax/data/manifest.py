@@ -179,7 +179,9 @@ class Manifest:
     """Opens a data folder; what is read of one in a bucket is copied below `copies`."""
     file = storage.folder(folder) / FILE
     if not file.exists():
-      raise FileNotFoundError(f"{folder} is not a finished data folder: it has no {FILE}.")
+      raise FileNotFoundError(
+        f"{folder} is not a finished data folder: it has no {FILE}.{_parts(folder)}"
+      )
     values = json.loads(file.read_text())
     if values.get("version") != VERSION:
       raise ValueError(
@@ -277,6 +279,14 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
   return f" Did you mean '{near[0]}'?" if near else ""
 
 
+def _parts(folder: str | os.PathLike) -> str:
+  """Names the data folders in a folder that is none itself, such as the one of `hyperjax data`."""
+  if storage.in_bucket(folder):
+    return ""
+  parts = sorted(file.parent for file in pathlib.Path(folder).glob(f"*/{FILE}"))
+  return f" Those in it are {', '.join(map(str, parts))}." if parts else ""
+
+
 def digest(values: Any) -> str:
   """Returns a hash of JSON values."""
   return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
@@ -321,9 +331,13 @@ def ensure(
     FileNotFoundError: the folder is missing and cannot be built here.
   """
   if storage.in_bucket(out):
-    manifest = Manifest.load(out, copies)
+    way_out = "Build it with hyperjax data, and copy it there (docs/pods.md)."
+    try:
+      manifest = Manifest.load(out, copies)
+    except FileNotFoundError as error:
+      raise FileNotFoundError(f"{error} {way_out}") from None
     if problem := _difference(manifest, config):
-      raise ValueError(f"{out}: {problem} Build it with hyperjax data, and copy it there.")
+      raise ValueError(f"{out}: {problem} {way_out}")
     return manifest
   out = pathlib.Path(out)
   file = out.with_name(f"{out.name}.config.json")  # beside: it names this machine's paths

@@ -43,7 +43,7 @@ class Vocabulary(abc.ABC):
     bos_id: starts a text, where there is such a token.
     adds_bos: whether the tokenizer itself puts BOS before each text when used as its makers mean.
     adds_eos: whether it likewise puts EOS behind each text.
-    fingerprint: sha256 of the serialised tokenizer and the first three settings above.
+    fingerprint: sha256 of the serialised tokenizer, eos_id, bos_id and adds_bos.
   """
 
   size: int

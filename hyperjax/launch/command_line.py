@@ -126,14 +126,16 @@ def parse(
   add = parser.add_argument
   add("--help", "-h", action="store_true", help="explain this command (and the gin files given)")
   add("--gin_file", action="append", default=[], metavar="FILE",
-      help="a gin file; repeatable, a later one wins: model, system, data, run")
+      help="a gin file: your own, one that comes with hyperjax, or a gs:// address; repeatable, a "
+      "later one wins: model, system, data, run")
   add("--gin.NAME", dest="_", metavar="VALUE",
       help="set a macro, or a parameter (--gin.module.Class.field=VALUE); applied last. A text "
       "needs no quotes unless it could be another value")
   add("--gin_search_paths", action="append", default=[], metavar="FOLDERS",
       help="folders to look for gin files in, separated by commas")
   add("--tfds_data_dir", metavar="FOLDER",
-      help="where TensorFlow Datasets keeps its data; only building data reads it")
+      help="where TensorFlow Datasets keeps its data, from which stores are built; training looks "
+      "whether it has changed since")
   add("--dry_run", action="store_true", help="read and check everything, then stop")
   add("--debug", action="store_true", help="show the traceback of an error in the input too")
   for name, meaning in flags.items():

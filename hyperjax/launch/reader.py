@@ -20,7 +20,7 @@ import gin
 from gin import config as gin_config
 from gin import config_parser
 
-from hyperjax.launch.command_line import find, nearest
+from hyperjax.launch.command_line import find, library_files, library_folders, nearest
 
 MACRO_LINE = re.compile(r"^([A-Za-z_][\w/]*)\s*=\s*(.*?)(?:\s+#\s*(.*))?$")
 BINDING_NAME = re.compile(r"^[A-Za-z_][\w/.]*$")
@@ -83,6 +83,12 @@ def resolve(context: gin_config.ParseContext, selector: str) -> gin_config.Confi
   if not callable(found):
     raise ValueError(f"'{selector}' is a {type(found).__name__}, not a function or a class.")
   return context.get_configurable(selector)
+
+
+def macro_of(line: str) -> str | None:
+  """Returns the name of the macro that a line of a gin file sets."""
+  found = MACRO_LINE.match(line)
+  return found[1] if found else None
 
 
 def is_required(value: Any) -> bool:
@@ -222,7 +228,7 @@ class Reader:
     constants = gin_config._CONSTANTS
     for name in sorted(set(self.used) - set(self.set)):
       if not constants.matching_selectors(name):
-        hint = nearest(name, list(self.set))
+        hint = self._way_out(name)
         problems.append(f"%{name} is used ({self.used[name]}) but set nowhere.{hint}")
     missing = self.missing()
     if missing:
@@ -236,6 +242,17 @@ class Reader:
           )
     if problems:
       raise ValueError("\n".join(problems))
+
+  def _way_out(self, name: str) -> str:
+    """What to do about a macro that is set nowhere: in our own files no name is misspelt."""
+    file = pathlib.Path(self.used[name].source).resolve()
+    if not any(file.is_relative_to(folder) for folder in library_folders()):
+      return nearest(name, list(self.set))
+    files = [f for f in library_files() if name in map(macro_of, find(f).read_text().splitlines())]
+    if not files:
+      return f" Set it: --gin.{name}=VALUE."
+    more = f" or {len(files) - 3} more" if len(files) > 3 else ""
+    return f" Name a file that sets it: {', '.join(files[:3])}{more}."
 
   def macros(self) -> list[tuple[str, str, str]]:
     """Returns (name, value or "" where it is required, meaning) of every macro."""

@@ -18,7 +18,7 @@ import seqio
 import tensorflow as tf
 
 from hyperjax.data import build as build_lib
-from hyperjax.data import encode, task_rows
+from hyperjax.data import encode, registering, task_rows
 from hyperjax.data import manifest as manifest_lib
 from hyperjax.data import store as store_lib
 from hyperjax.data.build import build_parts
@@ -322,6 +322,16 @@ def test_a_vocabulary_that_the_model_cannot_hold_is_refused(source, tmp_path):
   assert not (tmp_path / "out").exists()
 
 
+def test_what_is_wrong_with_the_last_part_is_said_before_the_first_is_built(
+  source, tmp_path, monkeypatch
+):
+  monkeypatch.setattr(build_lib.vocabularies, "load", lambda name: Bytes())
+  parts = {"train": config(source, "nine"), "held_out": config(source, "nine", splits=["dev"])}
+  with pytest.raises(ValueError, match="'nine.plain' has none of the splits .* C4_HELD_OUT_SPLITS"):
+    build_parts(parts=parts, out=str(tmp_path / "data"))
+  assert not (tmp_path / "data").exists()
+
+
 def test_data_is_not_built_into_a_bucket(tmp_path, monkeypatch):
   """Refused first: neither is a vocabulary read, nor the local folder './gs:' made."""
   monkeypatch.chdir(tmp_path)
@@ -457,7 +467,7 @@ def my_module(tmp_path, monkeypatch):
 
   def forget():
     sys.modules.pop("my_task_module", None)
-    build_lib._MODULES.pop("my_task_module", None)
+    registering._MODULES.pop("my_task_module", None)
     if "mine" in seqio.TaskRegistry.names():
       seqio.TaskRegistry.remove("mine")
 
@@ -527,9 +537,9 @@ def test_a_module_that_is_not_there_is_named(tmp_path, monkeypatch):
   with pytest.raises(ValueError, match=message):
     build(DataConfig("mine", "bytes", task_modules=["my_package.taks"]), tmp_path / "out")
   with pytest.raises(ValueError, match=rf"'my_pakage.tasks' .*: no 'my_pakage' in {tmp_path}, "):
-    build_lib.load("my_pakage.tasks")
+    registering.load("my_pakage.tasks")
   with pytest.raises(ModuleNotFoundError, match="No module named 'my_package.mising'"):
-    build_lib.load("my_package.broken")
+    registering.load("my_package.broken")
 
 
 def test_max_examples(source, tmp_path):

@@ -129,7 +129,7 @@ def test_a_class_with_too_few_examples_is_named(manifest, make):
   make(manifest, PerClass(5))
   with pytest.raises(ValueError, match=r"'rare' has too few examples for num_shots=PerClass\(count="
                      r"6\): split 'train' has 6 examples of the class of example 60, with 6 differe"
-                     r"nt inputs that no other class has; it needs at least 7\.$"):
+                     r"nt inputs that no other class has; it needs at least 7 \(gin: NUM_SHOTS"):
     make(manifest, PerClass(6))
 
 

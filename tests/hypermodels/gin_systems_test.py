@@ -10,6 +10,7 @@ from hyperjax.hypermodels.heads import EmitLowRank, EmitPrefix, HeadsConfig
 from hyperjax.hypermodels.hyperllama_lora import HyperLlamaLoRAConfig
 from hyperjax.hypermodels.hypert5 import HyperT5Config
 from hyperjax.models.t5 import T5Config
+from tests import tiny
 
 BINDINGS = ("MODEL_DIR='m'", "DATA_DIR='d'", "TRAIN_STEPS=1")
 BOTH = ("producer", "downstream")
@@ -62,32 +63,15 @@ def test_hyperllama_lora():
   assert 0 < number(parts.trained) < number(parts.frozen) / 10
 
 
-def test_the_body_may_be_another_t5(tmp_path):
+@pytest.mark.parametrize("model", ["t5_tiny", "smollm2_135m"])
+def test_the_body_may_be_another_t5(model):
   """Also where the downstream model is none."""
-  file = tmp_path / "body.gin"
-  file.write_text("""
-from __gin__ import dynamic_registration
-from hyperjax.models import t5
-BODY = @body/t5.T5Config()
-BODY_SOURCE = 'random'
-body/t5.T5Config:
-  vocab_size = 49152
-  d_model = 8
-  num_encoder_layers = 1
-  num_decoder_layers = 1
-  num_heads = 1
-  head_dim = 4
-  d_mlp = 8
-  activation = 'relu'
-  tie_embeddings = True
-""")
-  for model in ("t5_tiny", "llama_tiny"):
-    arguments = given(model, "hypert5_prefix", files=[file])
-    config = arguments["hypermodel"]
-    assert isinstance(config.architecture, T5Config) and config.architecture.d_model == 8
-    assert config.architecture != arguments["model"].architecture
-    assert config.source == "random"
-    assert number(systems.abstract_parts(config, arguments["model"].abstract()).trained) > 0
+  arguments = given(model, "hypert5_prefix", files=[tiny.ROOT / "docs" / "examples" / "body.gin"])
+  config = arguments["hypermodel"]
+  assert isinstance(config.architecture, T5Config) and config.architecture.d_model == 512
+  assert config.architecture != arguments["model"].architecture
+  assert config.source == "random"
+  assert number(systems.abstract_parts(config, arguments["model"].abstract()).trained) > 0
 
 
 def test_without_a_body_a_llama_downstream_is_refused_with_the_macros_to_set():

@@ -16,7 +16,7 @@ import tensorflow as tf
 from hypothesis import strategies as st
 
 from hyperjax.data import build as build_lib
-from hyperjax.data import rows, seqio_cache, task_rows
+from hyperjax.data import registering, rows, seqio_cache, task_rows
 from hyperjax.data import store as store_lib
 from hyperjax.data.manifest import DataConfig
 from hyperjax.launch import command_line
@@ -319,9 +319,9 @@ def test_a_file_that_changes_while_it_is_read(tmp_path, monkeypatch, name):
     return read(task, *rest)
 
   rates = lambda name: registered.append(name) or built(name)
-  built = build_lib.rates
+  built = registering.rates
   monkeypatch.setattr(task_rows, "texts", changed)
-  monkeypatch.setattr(build_lib, "rates", rates)
+  monkeypatch.setattr(registering, "rates", rates)
   assert refused(source, tmp_path / "out").startswith(f"{file}: it changed while it was read")
 
 

@@ -7,6 +7,7 @@ import seqio
 
 from hyperjax import launch
 from hyperjax.data import build as build_lib
+from hyperjax.data import registering
 from hyperjax.data.manifest import DataConfig
 from hyperjax.tasks import fewshot, mixture
 from tests.data.fakes import PROMPT, Bytes
@@ -84,7 +85,7 @@ def test_hyperllamas_tasks_count_by_their_examples(tmp_path):
   )  # fmt: skip
   found = {}
   for part, config in made.items():
-    build_lib.register(config)
+    registering.register(config)
     mixed = seqio.MixtureRegistry.get(config.mixture_or_task_name)
     found[part] = {task.name: mixed.get_rate(task) for task in mixed.tasks}
   # T0's rates: of a data set that is larger than 500,000 each template has its part of these.

@@ -8,7 +8,7 @@ import pytest
 import seqio
 
 from hyperjax.data import build as build_lib
-from hyperjax.data import eval_episodes
+from hyperjax.data import eval_episodes, registering
 from hyperjax.data.manifest import DataConfig, family
 from hyperjax.launch import command_line
 from hyperjax.tasks import p3
@@ -178,7 +178,7 @@ def test_splits_and_metrics_are_p3s(tmp_path):
   files.put(tmp_path, "a", files.RTE, {"train": files.RTE_RECORDS["train"]})
   Templates(str(tmp_path)).register()
   found = {name: seqio.TaskRegistry.get(name) for name in seqio.TaskRegistry.names()}
-  assert {name: (*task.splits, *build_lib.metrics(name)) for name, task in found.items()} == {
+  assert {name: (*task.splits, *registering.metrics(name)) for name, task in found.items()} == {
     "promptsource.a.does_it_follow_": ("train",),
     "promptsource.a.generate_consequence": ("train",),
     "promptsource.super_glue_rte.does_it_follow_": ("train", "validation", "rank_classification"),
