@@ -141,7 +141,8 @@ def embed(
   at = jnp.arange(value.shape[1] + size) - before[..., None]
   # Tokens move to their places, not embeddings: nothing is scattered in the backward pass.
   x = embed_tokens(jnp.take_along_axis(tokens, jnp.clip(at, 0, size - 1), 2))
-  value = jnp.pad(value.astype(x.dtype), [(0, 0), (0, size), (0, 0)])[:, None]
+  value = jnp.pad(value, [(0, 0), (0, size), (0, 0)])[:, None]
+  value = sharding.spread(value, x.shape, x.dtype)
   return jnp.where(at[..., None] < 0, value, x), length + before
 
 

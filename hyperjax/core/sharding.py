@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.experimental import mesh_utils
@@ -280,6 +281,15 @@ def lookup(table: Any, rows: jax.Array) -> Any:
   axes = ("rows", *[None] * (rows.ndim - 1))
   rows = constrain(rows, axes)
   return jax.tree.map(lambda t: by_episode(constrain(t[rows], (*axes, "embed"))), table)
+
+
+def spread(x: jax.Array, shape: Sequence[int], dtype: Any) -> jax.Array:
+  """What all episodes share, broadcast to them and only then cast: its gradient, a sum over the
+  episodes of all devices, is at least a float32 sum."""
+  if x.shape == tuple(shape):
+    return x.astype(dtype)
+  wide = jnp.promote_types(x.dtype, jnp.float32)
+  return jnp.broadcast_to(x.astype(wide), shape).astype(dtype)
 
 
 def gather(x: Any, axes: Sequence[str]) -> Any:

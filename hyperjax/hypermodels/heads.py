@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from hyperjax.core import layers
+from hyperjax.core import layers, sharding
 from hyperjax.core import phi as phi_lib
 from hyperjax.core.phi import Leaf, LowRank, Phi, Prefix
 
@@ -95,15 +95,15 @@ class SharedHead(_Head):
     self.layer = nnx.Param(embedding, axes=("layers", "embed"))
 
   def __call__(self, x: Float[Array, "B Q D"]) -> Float[Array, "L B Q out"]:
-    up, layer, up_bias, down, down_bias = (
-      z[...].astype(x.dtype)
-      for z in (self.up, self.layer, self.up_bias, self.down, self.down_bias)
-    )
-    into, out = self.factors
+    up, into, out = self.up[...], *self.factors
     # (x + layer) up, without a copy of x for every layer; both have unit size, so has the mean.
-    h = (x @ up)[None] + (layer @ up)[:, None, None]
-    h = jax.nn.gelu(h * (0.5**0.5 * into) + up_bias)
-    return self.scale * (h @ down * out + down_bias)
+    layer = layers.matmul(self.layer[...], up, [0])
+    h = layers.matmul(x, up, [0])[None]
+    h = h + _beside(layer, (len(layer), *h.shape[1:]), x.dtype)
+    h = h * (0.5**0.5 * into)
+    h = jax.nn.gelu(h + _beside(self.up_bias[...], h.shape, x.dtype))
+    y = layers.matmul(h, self.down[...], [0]) * out
+    return self.scale * (y + _beside(self.down_bias[...], y.shape, x.dtype))
 
 
 class LayerHead(_Head):
@@ -113,12 +113,18 @@ class LayerHead(_Head):
     super().__init__(fans, scale, zero, (num_layers,), rngs)
 
   def __call__(self, x: Float[Array, "B Q D"]) -> Float[Array, "L B Q out"]:
-    up, up_bias, down, down_bias = (
-      z[...].astype(x.dtype) for z in (self.up, self.up_bias, self.down, self.down_bias)
-    )
     into, out = self.factors
-    h = jax.nn.gelu(jnp.einsum("bqd,ldf->lbqf", x, up) * into + up_bias[:, None, None])
-    return self.scale * (jnp.einsum("lbqf,lfo->lbqo", h, down) * out + down_bias[:, None, None])
+    h = jax.vmap(lambda up: layers.matmul(x, up, [0]))(self.up[...]) * into
+    h = jax.nn.gelu(h + _beside(self.up_bias[...], h.shape, x.dtype))
+    y = jax.vmap(lambda h, down: layers.matmul(h, down, [0]))(h, self.down[...]) * out
+    return self.scale * (y + _beside(self.down_bias[...], y.shape, x.dtype))
+
+
+def _beside(
+  z: Float[Array, "*L X"], shape: tuple[int, ...], dtype: Any
+) -> Float[Array, "L B Q X"]:
+  """A vector, or one of each layer, beside every row of that layer."""
+  return sharding.spread(z.reshape(*z.shape[:-1], *(4 - z.ndim) * (1,), z.shape[-1]), shape, dtype)
 
 
 VARIANTS = {"shared": SharedHead, "per_layer": LayerHead}

@@ -11,7 +11,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
-from hyperjax.core import masks
+from hyperjax.core import masks, sharding
 from hyperjax.core.batch import Support
 from hyperjax.core.phi import Phi
 from hyperjax.hypermodels.gist_tokens import Encode
@@ -39,7 +39,7 @@ class HyperT5(nnx.Module):
     x = body.embed_tokens(support.tokens)[:, None].astype(dtype)
     encoded, _ = body.encode(x, text)
     num_slots, width = self.slots.shape
-    slots = jnp.broadcast_to(self.slots[...].astype(dtype), (len(x), 1, num_slots, width))
+    slots = sharding.spread(self.slots[...], (len(x), 1, num_slots, width), dtype)
     every = masks.Whole(jnp.full((1, 1), num_slots, jnp.int32))
     return self.heads(body.decode(slots, encoded, (every, text))[:, 0])
 

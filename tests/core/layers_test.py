@@ -118,6 +118,19 @@ def test_the_gradient_of_a_parameter_of_low_rank_is_a_sum_in_its_own_type(dtype)
   np.testing.assert_array_equal(gradient, np.full((1, 4, 2), 3 * (1 + 299 / 256)))
 
 
+def test_the_gradient_of_a_prompt_is_a_sum_in_its_own_type():
+  """Over 301 texts, a number that bfloat16 does not have."""
+  tokens, length = jnp.zeros((7, 43, 4), jnp.int32), jnp.full((7, 43), 4)
+  embedded = lambda tokens: jnp.zeros((*tokens.shape, 3), jnp.bfloat16)
+
+  def loss(value):
+    x, _ = embed(embedded, tokens, length, Prompt(value, jnp.full((1, 1), 5, jnp.int32)))
+    return x.astype(jnp.float32).sum()
+
+  gradient = jax.grad(loss)(jnp.ones((1, 1, 5, 3), jnp.float32))
+  np.testing.assert_array_equal(gradient, np.full((1, 1, 5, 3), 301.0))
+
+
 @pytest.mark.parametrize("rows", [1, 3])  # one for all episodes, and each one's own
 def test_an_update_saved_in_half_precision_does_not_round_activations(rows):
   x, kernel = random(0, 1, 3, 4, 5), jnp.zeros((5, 6))

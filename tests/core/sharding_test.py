@@ -219,6 +219,17 @@ def assert_described(shapes, arrays) -> None:
   assert of(shapes) == of(arrays)
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_the_gradient_of_what_is_spread_is_a_sum_in_float32(dtype):
+  """It has 9 significant bits and more, of which bfloat16 would keep 8."""
+  x = jnp.ones((1, 3), jnp.float32)
+  out, back = jax.vjp(lambda x: sharding.spread(x, (257, 3), dtype), x)
+  assert out.dtype == dtype and out.shape == (257, 3)
+  np.testing.assert_array_equal(back(jnp.ones_like(out))[0], np.full((1, 3), 257.0))
+  whole, back = jax.vjp(lambda x: sharding.spread(x, (1, 3), dtype), x)
+  assert whole.dtype == dtype and whole.shape == x.shape
+
+
 def test_a_batch_is_spread_over_its_episodes():
   mesh = MeshConfig().build(jax.devices()[:1])
   batch = tiny.batch(3, 2)

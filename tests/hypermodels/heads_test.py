@@ -254,6 +254,26 @@ def own_keys_and_values(model, tokens):
   return {site: (rms(key), rms(value)) for site, (key, value) in pairs.items()}
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_gradients_of_their_parameters_are_sums_in_float32(variant):
+  """They are no numbers of bfloat16 where the states are."""
+  _, module = build("t5", "prefix", variant)
+  graph, params = nnx.split(active(module))
+  x = jnp.asarray(states(module, batch=9), jnp.bfloat16)
+
+  @jax.jit
+  @jax.grad
+  def gradients(params):
+    leaves = jax.tree.leaves(nnx.merge(graph, params)(x))
+    real = [z for z in leaves if jnp.issubdtype(z.dtype, jnp.floating)]
+    assert {z.dtype for z in real} == {jnp.dtype(jnp.bfloat16)}
+    return sum(jnp.sin(z.astype(jnp.float32)).sum() for z in real)
+
+  for path, found in jax.tree.leaves_with_path(gradients(params)):
+    assert found.dtype == jnp.float32
+    assert (found != found.astype(jnp.bfloat16)).mean() > 0.5, path
+
+
 def test_the_default_scales_are_those_of_the_embedded_models_own_keys_and_values():
   loaded = families.load(sources.EMBEDDED)
   model = nnx.merge(nnx.graphdef(families.abstract(loaded.config)), loaded.params)

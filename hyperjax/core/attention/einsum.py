@@ -7,6 +7,7 @@ from jaxtyping import Array, Float
 from hyperjax.core.masks import Mask
 from hyperjax.core.phi import Prefix
 from hyperjax.core.positions import Bias
+from hyperjax.core.sharding import spread
 
 
 def attend(
@@ -36,7 +37,7 @@ def attend(
   else:
     size = prefix.key.shape[1]
     key, value = (
-      jnp.broadcast_to(z.astype(q.dtype), (batch, *z.shape[1:])) for z in (prefix.key, prefix.value)
+      spread(z, (batch, *z.shape[1:]), q.dtype) for z in (prefix.key, prefix.value)
     )
     real = jnp.arange(size) < prefix.length[:, None]
     before = jnp.einsum("bmtkgh,bpkh->bmkgtp", q, key, preferred_element_type=wide)

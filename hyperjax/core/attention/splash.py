@@ -25,6 +25,7 @@ from jaxtyping import Array, Float
 from hyperjax.core import masks, remat
 from hyperjax.core.attention import devices
 from hyperjax.core.phi import Prefix
+from hyperjax.core.sharding import spread
 
 # Queries or keys that are worked on together; all their scores must fit a core's memory.
 BLOCKS = (512, 384, 256, 128)
@@ -49,7 +50,7 @@ def attend(
   q, front = q * scale, None
   if prefix is not None:
     real = jnp.arange(prefix.key.shape[1]) < prefix.length[:, None]
-    front = prefix.key.astype(q.dtype), prefix.value.astype(v.dtype), real
+    front = prefix.key, prefix.value, real
   if not isinstance(mask, masks.Gist):
     return run(q, k, v, front, causal=mask.causal, real=mask.real(k.shape[2]))
   # Segment ids cannot say that the gist is seen by two that see nothing else of one another: the
@@ -70,8 +71,8 @@ def _beside(one: Front | None, other: Front) -> Front:
   if one is None:
     return other
   batch = len(other[0])
-  wide = lambda z: jnp.broadcast_to(z, (batch, *z.shape[1:]))
-  return tuple(jnp.concatenate([wide(a), b], 1) for a, b in zip(one, other, strict=True))
+  wide = lambda z, like: spread(z, (batch, *z.shape[1:]), like.dtype)
+  return tuple(jnp.concatenate([wide(a, b), b], 1) for a, b in zip(one, other, strict=True))
 
 
 def _rows(q, k, v, front=None, *, causal, real=None, interpret) -> Float[Array, "B M T N H"]:
@@ -97,7 +98,7 @@ def _on_device(
   batch, rows, length, num_heads, _ = q.shape
   own = arrays["k"].shape[2]
   flat = lambda z: z.reshape(batch, -1, *z.shape[3:])
-  wide = lambda z: jnp.broadcast_to(z, (batch, *z.shape[1:]))
+  wide = lambda z, like: spread(z, (batch, *z.shape[1:]), like.dtype)
   keys, values, real, front = flat(arrays["k"]), flat(arrays["v"]), None, 0
   if "real" in arrays:
     real = jnp.broadcast_to(arrays["real"], (batch, rows, own)).reshape(batch, -1)
@@ -105,7 +106,7 @@ def _on_device(
     front = arrays["front_k"].shape[1]
     real = jnp.ones((batch, rows * own), bool) if real is None else real
     keys, values, real = (
-      jnp.concatenate([wide(arrays[name]), z], 1)
+      jnp.concatenate([wide(arrays[name], z), z], 1)
       for name, z in (("front_k", keys), ("front_v", values), ("front_real", real))
     )
 

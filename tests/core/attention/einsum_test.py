@@ -1,13 +1,17 @@
 """The einsum against NumPy written out in loops, and what it adds to a program."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from hyperjax.core import masks
+from hyperjax.core.attention import splash
 from hyperjax.core.attention.einsum import attend
-from tests.core.attention.rows import prefix_of, sequence
+from hyperjax.core.phi import Prefix
+from tests.core.attention.rows import prefix_of, random, sequence
 
 
 @pytest.fixture
@@ -77,3 +81,27 @@ def flatten(jaxpr):
       inner = getattr(value, "jaxpr", value)
       if hasattr(inner, "eqns"):
         yield from flatten(inner)
+
+
+@pytest.mark.parametrize("kernel", [attend, partial(splash.attend, interpret=True)])
+def test_the_gradient_of_a_shared_prefix_is_a_sum_in_float32(kernel):
+  """That of one prefix for all episodes is the sum of those of as many copies."""
+  episodes = 64
+  q, k, v = (
+    jnp.asarray(random(seed, episodes, 1, 4, 2, 3), jnp.bfloat16) for seed in (0, 1, 2)
+  )
+  weights = jnp.asarray(random(3, *q.shape), jnp.bfloat16)
+  prefix = prefix_of(5, dtype=jnp.float32)
+
+  @jax.jit
+  def gradients(key, value):
+    length = jnp.broadcast_to(prefix.length, len(key))
+    loss = lambda key, value: (
+      kernel(q, k, v, masks.Causal(), Prefix(key, value, length)) * weights
+    ).astype(jnp.float32).sum()  # fmt: skip
+    return jax.grad(loss, (0, 1))(key, value)
+
+  copies = [jnp.repeat(z, episodes, 0) for z in (prefix.key, prefix.value)]
+  for shared, each in zip(gradients(prefix.key, prefix.value), gradients(*copies), strict=True):
+    assert shared.dtype == each.dtype == jnp.float32
+    np.testing.assert_allclose(shared[0], each.sum(0), rtol=1e-5, atol=1e-5)
