@@ -98,11 +98,12 @@ def adapt(args: argparse.Namespace, command: str) -> str:
     raise ValueError(f"--max_tokens must be at least 1, not {args.max_tokens}")
 
   # Late, so that a wrong argument is answered at once.
+  from hyperjax import runs
   from hyperjax.evaluation import scoring
 
   mesh = sharding.sharing(args.devices)
   run = _opened(args, mesh)
-  _check_makes_adapters(args.checkpoint, run)
+  runs.check_makes_phi(f"--checkpoint {args.checkpoint}", run.trained, run.inline)
   episode = read_support(examples, run.prompt, run.vocabulary)
   layout = layouts.of(run.config.layout, vars(run.vocabulary))
   size = min(len(episode.support) + len(layout.end), args.max_tokens)
@@ -146,20 +147,6 @@ def _opened(args: argparse.Namespace, mesh: Mesh):
       raise
     said = str(e).removesuffix(".")
     raise FileNotFoundError(f"{said}: run make quickstart, or name a run with --checkpoint") from e
-
-
-def _check_makes_adapters(checkpoint: str, run) -> None:
-  """Refuses a run whose answers need more than its downstream model as it was and a phi."""
-  if "downstream" in run.trained:
-    raise ValueError(
-      f"--checkpoint {checkpoint}: training changed its downstream model too, so an adapter for "
-      f"{run.model.source!r} would not be what was trained"
-    )
-  if run.inline:
-    raise ValueError(
-      f"--checkpoint {checkpoint}: its inputs hold the examples themselves; no adapter takes their "
-      "place"
-    )
 
 
 def report(out: pathlib.Path, phi: phi_lib.Phi, counts: loader.Counts, given: int) -> str:

@@ -72,8 +72,9 @@ class Training:
     model = training.model
     systems.check_fits(training.hypermodel, model.architecture, model.bits)
     train.check_together(
-      model, training.data, training.run, training.optimizer, training.objective
-    )
+      model, training.hypermodel, training.data, training.run, training.optimizer,
+      training.objective,
+    )  # fmt: skip
     return training
 
   @property

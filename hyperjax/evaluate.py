@@ -8,18 +8,16 @@ import contextlib
 import dataclasses
 import gc
 import itertools
-import os
 import pathlib
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
 
 import jax
 from flax import nnx
 from jax.sharding import Mesh
 
-from hyperjax import adapters, answers, launch, progress, runs, storage
+from hyperjax import adapters, answers, launch, progress, runs, storage, systems
 from hyperjax.answers import Method, Scorer
 from hyperjax.core import sharding
 from hyperjax.data import eval_episodes, eval_sets, vocabularies
@@ -225,7 +223,7 @@ def _methods(
       adapter = _adapter(folder, given, base, manifest)
       yield partial(_adapted, adapter, model, base, identity), {name: {}}
       continue
-    _check_run(folder, fingerprint, manifest)
+    runs.check(folder, fingerprint, manifest)
     controls: dict[str, dict[str, bool]] = {name: {}}
     if name == hypermodel:
       controls[figures.OTHER_TASK] = {"other_support": True}
@@ -235,21 +233,13 @@ def _methods(
   yield (lambda: in_context), {figures.IN_CONTEXT_SHUFFLED: {"shuffle_outputs": True}}
 
 
-def _check_run(folder: str, fingerprint: str, manifest: Manifest) -> None:
-  """Refuses a run that is for another model, or reads texts in another form than the data has."""
-  data = runs.configured(folder)["data"].config
-  vocabulary = vocabularies.load(data.vocabulary)
-  _check_reads(folder, data.prompt.to_json(), vocabulary.fingerprint, manifest)
-  runs.check(folder, fingerprint)
-
-
 def _trained(
   folder: str, loaded: tuple[families.Model, str], mesh: Mesh, identity: str
 ) -> Method:
   """A training run as a method."""
   run = runs.load(folder, loaded=loaded, mesh=mesh)
   place = {"inline": True} if run.inline else {}
-  reads = run.inline or getattr(run.producer, "reads_support", True)
+  reads = run.inline or systems.reads_support(runs.configured(folder)["hypermodel"])
   return Method(run.producer, run.downstream, f"{identity} {run.trained_hash}", place, reads)
 
 
@@ -259,7 +249,7 @@ def _adapter(
   """An adapter that reads texts as the data has them; says what there is to say of it."""
   adapter = adapters.load(folder, base)
   if adapter.verified:
-    _check_reads(folder, adapter.prompt, base.vocabulary_fingerprint, manifest)
+    runs.check_reads(folder, adapter.prompt, base.vocabulary_fingerprint, manifest)
   if note := runs.remark(folder, adapter, given):
     print(note, file=sys.stderr)
   return adapter
@@ -274,20 +264,6 @@ def _adapted(
   return Method(
     producer, model, f"{identity} {runs.digest(adapter.phi)}", reads_support=False
   )
-
-
-def _check_reads(
-  folder: str | os.PathLike, prompt: Mapping[str, Any] | None, vocabulary: str, manifest: Manifest
-) -> None:
-  """Refuses a method that reads texts in another form than the data has."""
-  own, built = prompt, manifest.prompt.to_json()
-  if (own or built, vocabulary) != (built, manifest.vocabulary["fingerprint"]):
-    raise ValueError(
-      f"{folder} was trained with the prompt format {own['name']!r} and the vocabulary "
-      f"{vocabulary[:12]}, {manifest.place} was built with {built['name']!r} and "
-      f"{manifest.vocabulary['fingerprint'][:12]}: set PROMPT and VOCABULARY as the run has them, "
-      "and another DATA_DIR"
-    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -25,7 +25,7 @@ from hyperjax.data.manifest import DataConfig, Manifest
 from hyperjax.data.prompts import PromptFormat
 from hyperjax.data.vocabularies import Vocabulary
 from hyperjax.models import families
-from hyperjax.training.checkpoints import Checkpoints
+from hyperjax.training.checkpoints import Checkpoints, abstract
 
 _DTYPES = ("auto", "float32", "bfloat16", "float64")
 
@@ -205,10 +205,12 @@ def load(
     producer = producer.without_source()
   encode = systems.encoder(vocabulary)
   parts = systems.build_parts(producer, downstream, encode, seed, mesh)
-  checkpoints = Checkpoints(folder, fingerprint, read_only=True)
-  restored = checkpoints.restore(parts.trained, None)
-  checkpoints.close()
-  system = nnx.merge(parts.graph, restored.trained, parts.frozen)
+  # Initial values make room for those that are read.
+  graph, shapes, frozen = parts.graph, abstract(parts.trained), parts.frozen
+  del parts
+  with contextlib.closing(Checkpoints(folder, fingerprint, read_only=True)) as checkpoints:
+    restored = checkpoints.restore(shapes, None)
+  system = nnx.merge(graph, restored.trained, frozen)
   name = type(producer).__name__.removesuffix("Config")
   provenance = {
     "hypermodel": name, "step": restored.step, "data": data.config.hash(),
@@ -226,20 +228,67 @@ def load(
   )  # fmt: skip
 
 
-def check(folder: str | os.PathLike, fingerprint: str) -> None:
-  """Refuses a run that `load` would refuse for its frozen model; reads no parameters.
+def check(folder: str | os.PathLike, fingerprint: str, manifest: Manifest) -> None:
+  """Refuses a run that does not go with a model and with data; reads no parameters.
 
   Args:
     folder: the run's MODEL_DIR.
     fingerprint: of the frozen model that is going to be used.
+    manifest: the data that is going to be used.
 
   Raises:
     FileNotFoundError: there is no complete checkpoint.
-    ValueError: it was trained on another frozen model.
+    ValueError: it was trained on another frozen model, or reads texts in another form.
   """
+  data = configured(folder)["data"].config
+  vocabulary = vocabularies.load(data.vocabulary)
+  check_reads(folder, data.prompt.to_json(), vocabulary.fingerprint, manifest)
   checkpoints = Checkpoints(storage.folder(folder), fingerprint, read_only=True)
   with contextlib.closing(checkpoints):
     checkpoints.check()
+
+
+def check_reads(
+  folder: str | os.PathLike, prompt: Mapping[str, Any] | None, vocabulary: str, manifest: Manifest
+) -> None:
+  """Refuses a method that reads texts in another form than the data has.
+
+  Args:
+    folder: the run or adapter, for the error.
+    prompt: its prompt format; None where it is not known.
+    vocabulary: the fingerprint of its vocabulary.
+    manifest: the data.
+
+  Raises:
+    ValueError: they differ.
+  """
+  own, built = prompt, manifest.prompt.to_json()
+  if (own or built, vocabulary) != (built, manifest.vocabulary["fingerprint"]):
+    raise ValueError(
+      f"{folder} was trained with the prompt format {own['name']!r} and the vocabulary "
+      f"{vocabulary[:12]}, {manifest.place} was built with {built['name']!r} and "
+      f"{manifest.vocabulary['fingerprint'][:12]}: set PROMPT and VOCABULARY as the run has them, "
+      "and another DATA_DIR"
+    )
+
+
+def check_makes_phi(folder: str | os.PathLike, trained: Sequence[str], inline: bool) -> None:
+  """Refuses a run whose answers need more than its downstream model as it was and a phi.
+
+  Args:
+    folder: the run, for the error.
+    trained, inline: as of a Run.
+
+  Raises:
+    ValueError: it is such a run.
+  """
+  if "downstream" in trained:
+    raise ValueError(
+      f"{folder}: training changed its downstream model too, so its phi on the model as it was "
+      "would not be what was trained"
+    )
+  if inline:
+    raise ValueError(f"{folder}: its inputs hold the examples themselves; no phi takes their place")
 
 
 def remark(
@@ -263,6 +312,17 @@ def remark_on_run(folder: str | os.PathLike, model: ModelConfig) -> str | None:
     given["hypermodel"], model.architecture, model.bits, f"leave {folder} out, or {width}"
   )
   return _other_bits(folder, given["model"].bits, model)
+
+
+def remark_on_start(folder: str | os.PathLike, model: ModelConfig) -> str | None:
+  """The same of a run whose phi another producer is to start from.
+
+  Raises:
+    FileNotFoundError, ValueError: as `remark_on_run` and `check_makes_phi`.
+  """
+  given = configured(folder)
+  check_makes_phi(folder, systems.trained_parts(given["hypermodel"]), given["data"].inline)
+  return remark_on_run(folder, model)
 
 
 def _other_bits(folder: str | os.PathLike, made: int | None, model: ModelConfig) -> str | None:

@@ -116,6 +116,11 @@ def check_fits(
     )
 
 
+def reads_support(producer: ProducerConfig) -> bool:
+  """Whether phi depends on the support."""
+  return getattr(producer, "reads_support", True)
+
+
 def trained_parts(producer: ProducerConfig) -> tuple[str, ...]:
   """Which parts of a system its training changes: 'producer', 'downstream'."""
   return getattr(producer, "train", ("producer",))

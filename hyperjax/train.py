@@ -127,7 +127,7 @@ def train(
     the same command goes on from there.
   """
   systems.check_fits(hypermodel, model.architecture, model.bits)
-  check_together(model, data, run, optimizer, objective)
+  check_together(model, hypermodel, data, run, optimizer, objective)
   mesh = run.mesh.planned() if dry_run else run.mesh.build()
   sharding.check_batch(run.batch_size // run.accumulate, mesh)
   if dry_run:
@@ -162,7 +162,8 @@ def train(
   )
   del parts, downstream
   checkpoints = Checkpoints(model_dir, fingerprint)
-  if checkpoints.latest() is not None:  # initial values make room for those that are read
+  # Initial values make room for those that are read.
+  if checkpoints.latest() is not None:
     trained, state = abstract(trained), abstract(state)
   restored = checkpoints.resume(trained, state, run.resume_step)
   if restored is not None:
@@ -175,6 +176,7 @@ def train(
     print(f"resuming {model_dir} at step {start} of {run.steps}", flush=True)
   elif run.initial_checkpoint:
     other = Checkpoints(run.initial_checkpoint, fingerprint, read_only=True)
+    trained = abstract(trained)
     trained = other.restore(trained, None).trained
     other.close()
 
@@ -236,8 +238,9 @@ def train(
 
 
 def check_together(
-  model, data: TrainData, run: RunConfig, optimizer: optimizers.Optimizer, objective
-) -> None:
+  model, hypermodel: systems.ProducerConfig, data: TrainData, run: RunConfig,
+  optimizer: optimizers.Optimizer, objective: step_lib.Objective,
+) -> None:  # fmt: skip
   """Refuses settings that are each allowed, but not with one another.
 
   Raises:
@@ -253,6 +256,17 @@ def check_together(
     raise ValueError(
       f"DISTILLATION is {objective.distillation}, but its teacher reads the support as a prefix, "
       "which only decoder-only models can: set it to 0"
+    )
+  if objective.distillation and "downstream" in systems.trained_parts(hypermodel):
+    raise ValueError(
+      f"DISTILLATION is {objective.distillation}, but its teacher is the downstream model, which "
+      f"{type(hypermodel).__name__} trains: set it to 0"
+    )
+  if data.inline and systems.reads_support(hypermodel):
+    raise ValueError(
+      f"the episodes' queries hold the support themselves (runs/mtf_few_shot.gin), so "
+      f"{type(hypermodel).__name__} would have none to read: name runs/mtf.gin, or a system whose "
+      "producer reads no support, as systems/lora.gin"
     )
 
 

@@ -21,7 +21,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh
 
 from hyperjax import launch, progress, runs, systems
 from hyperjax.core import arithmetic, sharding
@@ -30,7 +29,6 @@ from hyperjax.core.phi import Phi
 from hyperjax.data import eval_episodes, layouts, loader, schedule, shapes, vocabularies
 from hyperjax.data.episodes import Episode, Sampler
 from hyperjax.data.manifest import Manifest
-from hyperjax.data.shapes import BatchShape
 from hyperjax.evaluation import scoring, tuning_report
 from hyperjax.hypermodels.tuned import TunedPhi
 from hyperjax.training import step as step_lib
@@ -144,7 +142,7 @@ def tune(
     systems.check_fits(
       method.producer, base.architecture, base.bits, f"leave '{name}' out of tune.tune.methods"
     )
-    if method.start and (note := runs.remark_on_run(method.start.run, base)):
+    if method.start and (note := runs.remark_on_start(method.start.run, base)):
       print(note, file=sys.stderr)
   devices = mesh.planned() if dry_run else mesh.build()
   if dry_run:
@@ -160,6 +158,8 @@ def tune(
   model, fingerprint = base.load(devices)
   tasks = manifest.select(config.tasks, ())
   bench = Bench.open(manifest, tasks, methods, config, base.architecture.layout)
+  for start in filter(None, (method.start for method in methods.values())):
+    runs.check(start.run, fingerprint, manifest)
   starts = {
     name: runs.load(method.start.run, loaded=(model, fingerprint), mesh=devices)
     for name, method in methods.items() if method.start
@@ -209,7 +209,7 @@ class Bench:
   manifest: Manifest
   config: TuneConfig
   layout: layouts.Layout
-  shapes: Mapping[str, BatchShape]
+  shapes: Mapping[str, shapes.BatchShape]
 
   @classmethod
   def open(cls, manifest, tasks, methods, config: TuneConfig, layout: str) -> "Bench":
@@ -312,11 +312,11 @@ class Tuner:
   parts: step_lib.Parts
   transform: Any
   train_step: Any
-  mesh: Mesh
+  mesh: jax.sharding.Mesh
 
   @classmethod
   def build(
-    cls, method: Method, model, encode, config, start: runs.Run | None, mesh: Mesh
+    cls, method: Method, model, encode, config, start: runs.Run | None, mesh: jax.sharding.Mesh
   ) -> "Tuner":
     """The method for a downstream model.
 

@@ -232,6 +232,12 @@ def test_files_that_are_missing_are_named_by_what_they_set(capsys):
   )
 
 
+def test_a_teacher_that_is_trained_is_refused(capsys):
+  files = ("models/llama_tiny.gin", "systems/full.gin", "data/lexical.gin", "runs/mtf.gin")
+  assert train.main([*arguments(*files), "--gin.DISTILLATION=1.0", "--dry_run"]) == 2
+  assert "its teacher is the downstream model, which FullConfig trains" in capsys.readouterr().err
+
+
 def test_what_a_data_file_needs_is_listed_with_its_meaning(capsys):
   files = ("models/smollm2_135m.gin", "systems/lora.gin", "data/function_vectors.gin")
   given = [x for x in arguments(*files, "runs/mtf.gin") if "FEWSHOT_DIR" not in x]

@@ -14,7 +14,7 @@ from hyperjax.core.batch import Support
 from hyperjax.data import shapes as shapes_lib
 from hyperjax.data import vocabularies
 from hyperjax.data.episodes import EpisodeConfig
-from hyperjax.data.manifest import DataConfig
+from hyperjax.data.manifest import DataConfig, Manifest
 from hyperjax.evaluation import scoring
 from hyperjax.models import families
 from tests import tiny as tiny_lib
@@ -51,6 +51,18 @@ def test_a_loaded_model_is_used_and_not_copied(tiny, given):
   loaded = given["model"].load()
   run = runs.load(tiny.run, loaded=loaded)
   assert run.downstream is loaded[0]
+
+
+def test_initial_values_make_room_for_the_checkpoints(tiny, monkeypatch):
+  restore, given = runs.Checkpoints.restore, []
+
+  def watched(self, trained, *rest):
+    given.extend(jax.tree.leaves(trained))
+    return restore(self, trained, *rest)
+
+  monkeypatch.setattr(runs.Checkpoints, "restore", watched)
+  runs.load(tiny.run)
+  assert given and {type(x) for x in given} == {jax.ShapeDtypeStruct}
 
 
 def test_the_longest_support_of_a_run():
@@ -119,11 +131,12 @@ def test_another_model_is_refused(tiny, given, tmp_path):
   params = families.random(config, seed=2).params
   families.save(tmp_path / "other", config, params, tokenizer=vocabularies.load(tiny.model))
   message = "was trained on a frozen model with fingerprint"
+  manifest = Manifest.load(tiny.data / "train")
   with pytest.raises(ValueError, match=message):
     runs.load(tiny.run, source=str(tmp_path / "other"))
   with pytest.raises(ValueError, match=message):
-    runs.check(tiny.run, families.fingerprint(tmp_path / "other"))
-  runs.check(tiny.run, families.fingerprint(tiny.model))
+    runs.check(tiny.run, families.fingerprint(tmp_path / "other"), manifest)
+  runs.check(tiny.run, families.fingerprint(tiny.model), manifest)
 
 
 def test_a_dtype_is_chosen_for_this_machine(given):

@@ -357,6 +357,7 @@ def test_without_a_good_checkpoint_the_message_says_so(tiny, tmp_path, capsys, w
   (dict(NUM_SHOTS=0), "num_shots is 0; want 1 <= low <= high"),
   (dict(DISTILLATION=-1.0), "distillation -1.0"),
   (dict(LEARNING_RATE=0.0), "Schedule.peak must be positive, not 0.0"),
+  ({"episodes.EpisodeConfig.inline": True}, "so HyperLlamaConfig would have none to read: name"),
 ])
 def test_a_wrong_value_is_named_before_anything_is_built(tiny, tmp_path, capsys, values, message):
   status = tiny.train(tmp_path / "run", "--dry_run", **values)

@@ -10,7 +10,7 @@ from hyperjax.core.sharding import MeshConfig
 from hyperjax.data import layouts, loader
 from hyperjax.data.manifest import Manifest
 from hyperjax.hypermodels.prompts import GistTokens, SoftPromptConfig
-from hyperjax.hypermodels.tuned import FullConfig
+from hyperjax.hypermodels.tuned import FullConfig, TunedConfig
 from hyperjax.training.optimizers import AdamW, Schedule
 from hyperjax.tune import Bench, Method, Start, TuneConfig, Tuner
 from tests import tiny as tiny_lib
@@ -18,6 +18,8 @@ from tests.data.fakes import Bytes, numbered, write_folder
 from tests.models import tiny, tiny_t5
 
 setting = tiny_lib.fixture
+
+STARTED = Method(TunedConfig(["*.*.prefix"], prefix_length=2), AdamW(Schedule(0.1)), Start("run"))
 
 
 @pytest.mark.parametrize("split", ["train", "support_0"])
@@ -107,3 +109,34 @@ def test_a_run_without_held_out_tasks_is_refused(setting, monkeypatch):
   monkeypatch.setattr(runs, "configured", lambda _: {**given, "data": data})
   with pytest.raises(ValueError, match="run was trained without held-out tasks: .*tune.tune.data"):
     tune.tune(output_dir="none", run="run", methods={}, config=TuneConfig())
+
+
+@pytest.mark.parametrize("changes, message", [
+  (dict(hypermodel=FullConfig()), "run: training changed its downstream model too, so its phi on"),
+  (dict(inline=True), "run: its inputs hold the examples themselves; no phi takes their place"),
+])
+def test_a_start_whose_phi_alone_was_not_trained_is_refused(setting, monkeypatch, changes, message):
+  given = runs.configured(setting.run)
+  if changes.pop("inline", False):
+    episodes = dataclasses.replace(given["data"].episodes, inline=True)
+    changes = {"data": dataclasses.replace(given["data"], episodes=episodes)}
+  monkeypatch.setattr(runs, "configured", lambda _: {**given, **changes})
+  with pytest.raises(ValueError, match=message):
+    tune.tune(output_dir="none", run="run", methods={"m": STARTED}, config=TuneConfig())
+
+
+def test_a_start_that_reads_texts_in_another_form_is_refused(setting, tmp_path, monkeypatch):
+  """Before anything of it is read."""
+  given = runs.configured(setting.run)
+  config = given["data"].config
+  other = dataclasses.replace(config, prompt=dataclasses.replace(config.prompt, name="other"))
+  changed = {**given, "data": dataclasses.replace(
+    given["data"], data=dataclasses.replace(given["data"].data, config=other)
+  )}  # fmt: skip
+  monkeypatch.setattr(runs, "configured", lambda run: changed if run == "run" else given)
+  monkeypatch.setattr(runs, "load", lambda *_, **__: pytest.fail("read"))
+  with pytest.raises(ValueError, match="^run was trained with the prompt format 'other' and the"):
+    tune.tune(
+      output_dir=str(tmp_path / "out"), run=str(setting.run), methods={"m": STARTED},
+      config=TuneConfig(max_queries=4),
+    )  # fmt: skip

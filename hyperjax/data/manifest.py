@@ -228,8 +228,15 @@ class Manifest:
     return splits[split]
 
   def store(self, task: str, split: str) -> store_lib.Store:
-    """Opens a task's store."""
+    """Opens a task's store.
+
+    Raises:
+      ValueError: it lies elsewhere than in the data folder.
+    """
     name = self.split(task, split)["store"]
+    parts = pathlib.PurePosixPath(name).parts
+    if len(parts) != 2 or parts[0] != "stores" or parts[1] == "..":  # whoever wrote the manifest
+      raise ValueError(f"{self.place}: task '{task}' names {name!r}, no folder in its stores.")
     if self.address is not None:
       storage.copy_folder(f"{self.address}/{name}", self.folder / name)
     return _open(str(self.folder / name))
@@ -281,10 +288,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 def _parts(folder: str | os.PathLike) -> str:
   """Names the data folders in a folder that is none itself, such as the one of `hyperjax data`."""
-  if storage.in_bucket(folder):
-    return ""
-  parts = sorted(file.parent for file in pathlib.Path(folder).glob(f"*/{FILE}"))
-  return f" Those in it are {', '.join(map(str, parts))}." if parts else ""
+  files = [] if storage.in_bucket(folder) else sorted(pathlib.Path(folder).glob(f"*/{FILE}"))
+  return f" Those in it are {', '.join(str(f.parent) for f in files)}." if files else ""
 
 
 def digest(values: Any) -> str:

@@ -15,8 +15,8 @@ import seqio
 import tensorflow as tf
 
 from hyperjax.data import eval_episodes, layouts
-from hyperjax.data.caclm import CaclmConfig, CaclmStream
-from hyperjax.data.episodes import Episode, EpisodeConfig, TrainStream
+from hyperjax.data.caclm import CaclmConfig
+from hyperjax.data.episodes import Episode, EpisodeConfig
 from hyperjax.data.layouts import Layout
 from hyperjax.data.loader import fit, to_batch
 from hyperjax.data.manifest import Manifest
@@ -45,8 +45,7 @@ def register_train_form(
   caclm = isinstance(config, CaclmConfig)
 
   def rows() -> Iterator[dict]:
-    kind = CaclmStream if caclm else TrainStream
-    stream = kind(manifest, config, seed=seed, batch_size=batch_size, layout=layout)
+    stream = config.stream(manifest, seed=seed, batch_size=batch_size, layout=layout)
     for step in range(num_steps):
       for row in range(batch_size):
         yield from _examples(stream.episode(step, row), stream.bucket(step), stream.layout)

@@ -59,11 +59,16 @@ class Vocabulary(abc.ABC):
 
   @abc.abstractmethod
   def decode(self, ids: Sequence[int]) -> str:
-    """The text of ids; special tokens show where the tokenizer can write them."""
+    """The text of ids; special tokens show where the tokenizer can write them, and ids from `size`
+    on, which only a model has, do not."""
 
   @abc.abstractmethod
   def save(self, folder: pathlib.Path) -> None:
     """Writes the files that transformers.AutoTokenizer reads into an existing folder."""
+
+  def _known(self, ids: Sequence[int]) -> list[int]:
+    """Those that have a text: models with more rows than the vocabulary has ids may emit others."""
+    return [int(i) for i in ids if i < self.size]
 
   def _finish(self, serialised: bytes) -> None:
     if self.adds_bos and self.bos_id is None:
@@ -175,7 +180,7 @@ class SentencePieceVocabulary(Vocabulary):
     return self._model.encode(list(texts), num_threads=1)  # as fast; builders are many
 
   def decode(self, ids: Sequence[int]) -> str:
-    return self._model.decode([int(i) for i in ids])
+    return self._model.decode(self._known(ids))
 
   def save(self, folder: pathlib.Path) -> None:
     folder = pathlib.Path(folder)
@@ -215,7 +220,8 @@ class ByteVocabulary(Vocabulary):
 
   def decode(self, ids: Sequence[int]) -> str:
     first = len(_BYTE_SPECIALS)
-    pieces = [_BYTE_SPECIALS[i].encode() if i < first else bytes([i - first]) for i in ids]
+    known = self._known(ids)
+    pieces = [_BYTE_SPECIALS[i].encode() if i < first else bytes([i - first]) for i in known]
     return b"".join(pieces).decode(errors="replace")
 
   def save(self, folder: pathlib.Path) -> None:

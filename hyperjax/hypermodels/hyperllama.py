@@ -200,5 +200,7 @@ class FullHyperLlamaConfig:
     """The hypermodel for this downstream model; the copy's parameters are float32."""
     graph, params = nnx.split(downstream)
     body = nnx.merge(graph, jax.tree.map(lambda x: jnp.array(x, jnp.float32), params))
+    if not body.config.tie_embeddings:
+      del body.head  # only keys and values are read
     gist = self.gist.embeddings(downstream, encode, rngs.params())
     return FullHyperLlama(gist, body, self.gist.sink(encode))

@@ -19,8 +19,6 @@ class SoftPrompt(nnx.Module):
     prompt: [P, D].
   """
 
-  reads_support = False
-
   def __init__(self, prompt: Float[Array, "P D"]):
     self.prompt = nnx.Param(prompt, axes=("prefix", "phi_embed"))
 
@@ -38,6 +36,8 @@ class SoftPromptConfig:
 
   prompt: GistTokens = GistTokens()
 
+  reads_support = False
+
   def build(self, downstream: nnx.Module, encode: Encode, rngs: nnx.Rngs) -> SoftPrompt:
     """The prompt at its initial values."""
     return SoftPrompt(self.prompt.embeddings(downstream, encode, rngs.params()))
@@ -51,8 +51,6 @@ class ReparameterisedPrefix(nnx.Module):
     slots: [P, D].
     heads: the MLPs.
   """
-
-  reads_support = False
 
   def __init__(self, slots: Float[Array, "P D"], heads: Heads):
     self.slots, self.heads = nnx.Param(slots, axes=("prefix", "phi_embed")), heads
@@ -74,6 +72,8 @@ class ReparameterisedConfig:
   emit: EmitPrefix = EmitPrefix(length=17)
   heads: HeadsConfig = HeadsConfig()
   width: int = 512
+
+  reads_support = False
 
   def build(
     self, downstream: nnx.Module, encode: Encode, rngs: nnx.Rngs

@@ -18,8 +18,6 @@ _OWN = {"batch": "shared", "phi_embed": "embed", "phi_out": "embed"}
 class TunedPhi(nnx.Module):
   """A phi of batch 1 whose leaves are parameters, drawn from the spec's initialisers."""
 
-  reads_support = False
-
   def __init__(self, spec: Phi, *, rngs: nnx.Rngs):
     leaves, tree = jax.tree.flatten(spec, is_leaf=phi_lib.is_leaf)
     drawn = jax.tree.leaves(phi_lib.init(spec, rngs.params()))
@@ -54,8 +52,6 @@ def _kind(leaf: phi_lib.Leaf) -> type[nnx.Variable]:
 class NoPhi(nnx.Module):
   """Zero-shot: the downstream model as it is."""
 
-  reads_support = False
-
   def __call__(self, downstream, support: Support) -> None:
     return None
 
@@ -78,6 +74,8 @@ class TunedConfig:
   rank: int = 0
   alpha: float = 0.0
 
+  reads_support = False
+
   def spec(self, downstream: nnx.Module) -> Phi:
     """The abstract phi for this downstream model."""
     return downstream.phi_spec(
@@ -95,6 +93,7 @@ class FullConfig:
   """Full fine-tuning: no phi, the downstream model itself is trained."""
 
   train = ("downstream",)
+  reads_support = False
 
   def build(self, downstream: nnx.Module, encode, rngs: nnx.Rngs) -> NoPhi:
     """Nothing but the downstream model has parameters."""

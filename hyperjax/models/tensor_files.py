@@ -92,8 +92,14 @@ class Safetensors(Tensors):
       first, last = (8 + length + x for x in entry["data_offsets"])
       if last > size:
         raise ValueError(f"{path} is cut short: tensor {name!r} ends at byte {last} of {size}")
-      self._entries[name] = path, first, last, _SAFETENSORS[entry["dtype"]]
-      self.shapes[name] = tuple(entry["shape"])
+      shape, dtype = tuple(entry["shape"]), _SAFETENSORS[entry["dtype"]]
+      if first < 8 + length or last - first != math.prod(shape) * dtype.itemsize:
+        raise ValueError(
+          f"{path} is damaged: tensor {name!r} has the shape {list(shape)} of {entry['dtype']} and "
+          f"lies at {entry['data_offsets']}"
+        )
+      self._entries[name] = path, first, last, dtype
+      self.shapes[name] = shape
 
   def tensor(self, name: str, part: Part = ()) -> np.ndarray:
     path, first, last, dtype = self._entries[name]

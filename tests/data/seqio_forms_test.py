@@ -9,7 +9,7 @@ import seqio
 import tensorflow as tf
 
 from hyperjax.data.caclm import CaclmConfig, CaclmStream
-from hyperjax.data.episodes import EpisodeConfig, TrainStream
+from hyperjax.data.episodes import EpisodeConfig
 from hyperjax.data.eval_episodes import eval_episodes
 from hyperjax.data.loader import Loader
 from hyperjax.data.manifest import Manifest
@@ -38,20 +38,22 @@ def features(dataset, count=None):
   return [tuple(row[feature].tolist() for feature in FEATURES) for row in rows]
 
 
+@pytest.mark.parametrize("inline", [False, True])
 @pytest.mark.parametrize("layout", ["decoder", "encoder_decoder"])
-def test_the_first_thousand_examples_are_the_loaders(tmp_path, layout):
+def test_the_first_thousand_examples_are_the_loaders(tmp_path, layout, inline):
   tasks = {"a": numbered(12), "b": numbered(30, "with a longer input than can be held ")}
   write_folder(tmp_path, tasks, adds_bos=True)
   values = json.loads((tmp_path / "manifest.json").read_text())
   values["vocabulary"]["adds_eos"] = layout == "encoder_decoder"  # as T5's
   (tmp_path / "manifest.json").write_text(json.dumps(values))
   manifest = Manifest.load(tmp_path)
-  config = EpisodeConfig(num_shots=(3, 5), num_queries=4, limit=(96, 24, 8))  # so much is cut
+  # So much is cut.
+  config = EpisodeConfig(num_shots=(3, 5), num_queries=4, limit=(96, 24, 8), inline=inline)
   name = register_train_form(
     tmp_path, config, seed=3, batch_size=2, num_steps=130, layout=layout
   )
   assert name == "hyper_made_up"
-  stream = TrainStream(manifest, config, seed=3, batch_size=2, layout=layout)
+  stream = config.stream(manifest, seed=3, batch_size=2, layout=layout)
   dataset = seqio.get_mixture_or_task(name).get_dataset(
     None, "train", shuffle=False, seed=42, use_cached=False
   )

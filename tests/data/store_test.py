@@ -11,8 +11,18 @@ from hypothesis import strategies as st
 
 from hyperjax.data import store as store_lib
 from hyperjax.data.encode import encode
+from hyperjax.data.manifest import Manifest
 from hyperjax.data.store import DOCUMENTS, EXAMPLES, Chunk, Store
-from tests.data.fakes import PROMPT, Bytes, chunk, filled, write_documents, write_examples
+from tests.data.fakes import (
+  PROMPT,
+  Bytes,
+  chunk,
+  filled,
+  numbered,
+  write_documents,
+  write_examples,
+  write_folder,
+)
 
 TEXT = st.text(max_size=8)
 ROW = st.fixed_dictionaries(
@@ -178,3 +188,15 @@ def test_chunks_make_the_store_that_one_chunk_makes(rows, size):
       for j in range(i):
         for piece in (Store.input_piece, Store.target_piece):
           assert (piece(one, i) == piece(one, j)) == (piece(more, i) == piece(more, j))
+
+
+@pytest.mark.parametrize("name", ["../x", "stores/..", "/x", "stores/a/b", "x"])
+def test_a_manifest_names_no_folder_elsewhere(tmp_path, name):
+  """Those of a bucket come from whoever wrote it, and stores are copied to where they say."""
+  write_folder(tmp_path, {"t": numbered(3)})
+  file = tmp_path / "manifest.json"
+  values = json.loads(file.read_text())
+  values["tasks"]["t"]["splits"]["train"]["store"] = name
+  file.write_text(json.dumps(values))
+  with pytest.raises(ValueError, match="task 't' names .*, no folder in its stores"):
+    Manifest.load(tmp_path).store("t", "train")

@@ -110,6 +110,17 @@ def test_sentencepiece_ids_are_the_processors_own(llama_model, t5_model):
     assert vocabulary.size == reference.get_piece_size()
 
 
+@pytest.mark.parametrize("kind", ["embedded", "llama", "t5", "bytes"])
+def test_ids_that_only_a_model_has_show_no_text(kind, embedded, llama_model, t5_model):
+  """T5's table has 128 rows more than its vocabulary, with sentinels among them."""
+  sources = {"llama": llama_model, "t5": t5_model, "bytes": "bytes"}
+  vocabulary = embedded if kind == "embedded" else vocabularies.load(sources[kind])
+  (ids,) = vocabulary.encode_batch(["the fox"])
+  beyond = [vocabulary.size, vocabulary.size + 127]
+  assert vocabulary.decode([*ids[:1], beyond[0], *ids[1:], beyond[1]]) == vocabulary.decode(ids)
+  assert vocabulary.decode(beyond) == ""
+
+
 def test_llama_sentencepiece_puts_a_space_before_each_piece(llama_model):
   vocabulary = vocabularies.load(llama_model)
   apart = vocabulary.encode_batch(["the", "fox"])

@@ -200,6 +200,16 @@ def test_full_starts_as_the_untrained_hyperllama():
   assert {x.dtype for x in jax.tree.leaves(nnx.state(half.body))} == {jnp.dtype("float32")}
 
 
+def test_full_trains_no_output_layer():
+  """Its copy gives keys and values only."""
+  model = tiny.llama(tie_embeddings=False)
+  full = FullHyperLlamaConfig(GIST).build(model, tiny.encode, nnx.Rngs(0))
+  phi = produce(full, model, tiny.support(4, 2))
+  number = lambda m: sum(x.size for x in jax.tree.leaves(nnx.state(m)))
+  assert number(full.body) == number(model) - model.head[...].size
+  assert len(jax.tree.leaves(phi)) == 3
+
+
 CHANGES = {
   GistConfig: dict(num_gist=4, init_text="ab", noise=0.5, sink_text="a"),
   HyperLlamaConfig: dict(

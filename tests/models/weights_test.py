@@ -42,6 +42,14 @@ def test_a_file_that_is_cut_short_is_refused(keep, folder):
     tensor_files.open_tensors(folder)
 
 
+def test_a_header_whose_shapes_and_places_disagree_is_refused(folder):
+  """Else a part of a tensor would be read from the next one."""
+  file = folder / "model.safetensors"
+  file.write_bytes(file.read_bytes().replace(b'"shape":[3,4]', b'"shape":[3,9]'))
+  with pytest.raises(ValueError, match=r"is damaged: tensor 'a' has the shape \[3, 9\] of F32 and"):
+    tensor_files.open_tensors(folder)
+
+
 def test_a_dtype_that_is_not_a_weights_is_refused(tmp_path):
   save_file({"x": np.arange(3, dtype=np.int8)}, tmp_path / "model.safetensors")
   with pytest.raises(ValueError, match="tensor 'x' has dtype I8; allowed: .*BF16"):
