@@ -47,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
   p.add_argument("--fewshot_dir", required=True, help="the folder of the function-vectors tasks")
   p.add_argument("--text_dir", required=True, help="a folder of .txt files for CACLM")
   p.add_argument("--out", type=pathlib.Path, required=True, help="folder of runs and reports")
-  p.add_argument("--steps", type=int, default=240, help="of each multi-task system")
+  p.add_argument("--steps", type=int, default=200, help="of each multi-task system")
   p.add_argument("--caclm_share", type=float, default=0.5, help="of the steps, for CACLM first")
   p.add_argument("--seed", type=int, default=0, help="of training")
   p.add_argument("--max_queries", type=int, default=40, help="per held-out task")

@@ -63,7 +63,7 @@ def test_stages_without_steps_are_refused_before_anything_is_trained(
   monkeypatch.setattr("sys.argv", ["table", *arguments, f"--caclm_share={share}"])
   with pytest.raises(SystemExit):
     benchmark.main()
-  assert f"--caclm_share {float(share)} of --steps 240 is " in capsys.readouterr().err
+  assert f"--caclm_share {float(share)} of --steps 200 is " in capsys.readouterr().err
   assert not out.exists()
 
 
