@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import hashlib
+import io
 import os
 import pathlib
 import shlex
@@ -92,7 +93,10 @@ def read_support(
 
 def adapt(args: argparse.Namespace, command: str) -> str:
   """Writes the adapter; returns what to tell the user."""
-  examples = rows.read(args.examples, ["input", "output"], ignored=["options"])
+  content = rows.contents(args.examples)
+  examples = rows.read(
+    args.examples, ["input", "output"], ignored=["options"], stream=io.BytesIO(content)
+  )
   adapters.check_target(args.out, overwrite=args.overwrite)
   if args.max_tokens < 1:
     raise ValueError(f"--max_tokens must be at least 1, not {args.max_tokens}")
@@ -128,7 +132,7 @@ def adapt(args: argparse.Namespace, command: str) -> str:
     "hyperjax": __version__,
     "checkpoint": args.checkpoint,
     "examples": len(examples) - counts.shots_dropped,
-    "examples_sha256": hashlib.sha256(args.examples.read_bytes()).hexdigest(),
+    "examples_sha256": hashlib.sha256(content).hexdigest(),
     **run.provenance,
   }
   adapter = adapters.Adapter(phi, base, run.prompt.to_json(), provenance)

@@ -35,6 +35,8 @@ from hyperjax.models.peft_format import Format
 
 _PEFT = {"llama": llama_peft.FORMAT, "t5": t5_peft.FORMAT}
 META, PHI_TENSORS = "hyperjax.json", "phi.safetensors"
+# All that one consists of, of ours or PEFT's.
+_FILES = {META, PHI_TENSORS, peft_files.CONFIG, peft_files.TENSORS, "README.md"}
 _VERSION = 1
 _KINDS = {"prefix": Prefix, "prompt": Prompt, "low_rank": LowRank}
 
@@ -164,14 +166,14 @@ def is_adapter(folder: str | os.PathLike) -> bool:
 
 def unverified(folder: str | os.PathLike) -> str:
   """What to tell the user of an adapter that is not `verified`."""
-  return f"note: {folder} names no model: unverified, checked by shapes alone"
+  return f"note: {folder} has no fingerprint of its model: unverified, checked by shapes alone"
 
 
 def check_target(folder: str | os.PathLike, *, overwrite: bool) -> None:
   """Refuses a folder that `save` would not write to: for callers with work to do before.
 
   Raises:
-    FileExistsError: it exists; or, with `overwrite`, is something other than an adapter.
+    FileExistsError: it exists; or, with `overwrite`, is or holds something other than an adapter.
   """
   folder = pathlib.Path(folder)
   if not folder.exists() and not folder.is_symlink():
@@ -182,6 +184,8 @@ def check_target(folder: str | os.PathLike, *, overwrite: bool) -> None:
     )
   if not is_adapter(folder):
     raise FileExistsError(f"{folder} exists and is not an adapter; it is not overwritten")
+  if others := sorted({file.name for file in folder.iterdir()} - _FILES):
+    raise FileExistsError(f"{folder} holds {others[0]!r} too, no part of an adapter: move it away")
 
 
 def recorded_source(folder: str | os.PathLike) -> str | None:

@@ -262,7 +262,7 @@ def _adapted(
   spec = adapters.phi_spec(base.config, adapter.phi)
   producer = TunedPhi.starting_from(adapter.phi, spec)
   return Method(
-    producer, model, f"{identity} {runs.digest(adapter.phi)}", reads_support=False
+    producer, model, f"{identity} {runs.digest(adapter.phi)} {spec}", reads_support=False
   )
 
 

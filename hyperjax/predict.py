@@ -264,6 +264,8 @@ def predict(args: argparse.Namespace) -> list[dict[str, str]]:
     raise ValueError(f"--temperature must be at least 0, not {args.temperature}")
   if args.out is not None and not args.out.absolute().parent.is_dir():
     raise FileNotFoundError(f"--out {args.out}: there is no folder {args.out.parent}")
+  if args.out is not None and args.out.is_dir():
+    raise IsADirectoryError(f"--out {args.out} is a folder: name a file in it")
   requests = read_requests(args)
   folders = list(dict.fromkeys(request.adapter for request in requests))
   sources = {folder: args.model or adapters.recorded_source(folder) for folder in folders}
@@ -283,6 +285,11 @@ def predict(args: argparse.Namespace) -> list[dict[str, str]]:
   loaded = {}
   for folder in folders:
     adapter = adapters.load(folder, base)
+    if not adapter.verified and sources[folder] != source:
+      raise ValueError(
+        f"{folders[0]} is for {source!r} and {folder} for {sources[folder]!r}: answer them apart; "
+        "where both are the same model, say where it lies with --model"
+      )
     if note := runs.remark(folder, adapter, model):
       print(note, file=sys.stderr)
     loaded[folder] = adapter, _prompt(folder, adapter, args.prompt)

@@ -53,7 +53,7 @@ def _identity(given: Mapping[str, Any]) -> dict[str, Any]:
   what = {
     "hypermodel": producer, "data": data.config.portable(), "episodes": data.episodes,
     "objective": given.get("objective", step_lib.Objective()), "batch_size": run.batch_size,
-    "seed": run.seed,
+    "seed": run.seed, "initial_checkpoint": run.initial_checkpoint,
   }  # fmt: skip
   parts = jax.tree_util.tree_leaves_with_path(_plain(what), is_leaf=lambda x: x is None)
   named = {jax.tree_util.keystr(path, simple=True, separator="."): value for path, value in parts}

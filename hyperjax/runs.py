@@ -18,8 +18,8 @@ from jax.sharding import Mesh
 
 from hyperjax import adapters, launch, storage, systems
 from hyperjax.core import attention, quantised
+from hyperjax.data import building, vocabularies
 from hyperjax.data import manifest as manifest_lib
-from hyperjax.data import vocabularies
 from hyperjax.data.caclm import CaclmConfig
 from hyperjax.data.manifest import DataConfig, Manifest
 from hyperjax.data.prompts import PromptFormat
@@ -376,7 +376,7 @@ class DataFolder:
       ValueError: the folder was built for another vocabulary or configuration.
     """
     build = build and jax.process_count() == 1
-    manifest = manifest_lib.ensure(self.config, self.path, build=build, copies=self.copies)
+    manifest = building.ensure(self.config, self.path, build=build, copies=self.copies)
     if manifest.vocabulary["fingerprint"] != vocabulary.fingerprint:
       raise ValueError(
         f"{self.path} was built with a vocabulary of {manifest.vocabulary['size']} tokens "

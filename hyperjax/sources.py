@@ -6,6 +6,7 @@ Below every room of the house: models read weights from a source, data reads its
 import dataclasses
 import functools
 import importlib.util
+import json
 import mmap
 import pathlib
 import re
@@ -70,6 +71,18 @@ def _download(name: str, files: Sequence[str]) -> pathlib.Path:
       f"model source {name!r}: no such local path, and Hugging Face gave no such model ({reason}); "
       "download it where there is a network and name the folder"
     ) from e
+
+
+def read_json(path: pathlib.Path) -> Any:
+  """The value of a JSON file.
+
+  Raises:
+    ValueError: it is not JSON; names the file.
+  """
+  try:
+    return json.loads(path.read_text(encoding="utf-8"))
+  except ValueError as error:
+    raise ValueError(f"{path} is damaged: {error}") from error
 
 
 # GGUF (github.com/ggml-org/ggml/blob/master/docs/gguf.md). The `gguf` package's reader builds numpy

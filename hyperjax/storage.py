@@ -6,15 +6,17 @@ no folders either: one exists as long as an object's name begins with its own.
     python -m hyperjax.storage gs://BUCKET/FOLDER TO     copies a folder to the local disk
 """
 
+import argparse
 import contextlib
 import fcntl
+import glob
 import importlib.util
 import os
 import pathlib
+import platform
 import shutil
 import sys
 import tempfile
-import uuid
 from collections.abc import Iterable, Iterator
 
 import fsspec
@@ -68,7 +70,16 @@ def folder(path: str | os.PathLike) -> epath.Path:
 
 
 def local(path: str) -> pathlib.Path:
-  """A path of the local disk as a command line names it: a shell leaves the ~ of --out=~/x."""
+  """A path of the local disk as a command line names it: a shell leaves the ~ of --out=~/x.
+
+  Raises:
+    argparse.ArgumentTypeError: it is an address, and would be taken for a folder's name.
+  """
+  if "://" in path:
+    raise argparse.ArgumentTypeError(
+      f"{path} is an address, and this is read or written on the local disk: copy it from or to "
+      "there (gcloud storage cp)"
+    )
   return pathlib.Path(path).expanduser()
 
 
@@ -90,18 +101,21 @@ def copy_folder(address: str, to: str | os.PathLike) -> None:
     raise FileNotFoundError(f"{address}: no such folder in the bucket")
   to.parent.mkdir(parents=True, exist_ok=True)
   with _alone_in(to.parent) as alone:
-    partial = to.parent / f".{to.name}{'' if alone else f'.{uuid.uuid4().hex}'}.partial"
     if to.exists():
       return
     print(f"copying {address} to {to}", flush=True)
-    if partial.exists():
-      shutil.rmtree(partial)
-    partial.mkdir()
+    mine = f".{to.name}.{platform.node()}."  # another machine may share the disk, and not the lock
+    for left in to.parent.glob(f"{glob.escape(mine)}*.partial") if alone else ():
+      shutil.rmtree(left)
+    partial = pathlib.Path(tempfile.mkdtemp(".partial", mine, to.parent))
     try:
       fsspec.filesystem("gcs").get(f"{os.fspath(source)}/", f"{partial}/", recursive=True)
+      partial.chmod(0o755)
       partial.rename(to)
-    except BaseException:
+    except BaseException as error:
       shutil.rmtree(partial, ignore_errors=True)
+      if isinstance(error, OSError) and to.exists():  # another machine was the first
+        return
       raise
 
 

@@ -161,7 +161,7 @@ def train(
     parts.graph, transform, objective, run.accumulate, (lies(trained), lies(state))
   )
   del parts, downstream
-  checkpoints = Checkpoints(model_dir, fingerprint)
+  checkpoints = Checkpoints(model_dir, fingerprint, data=manifest.identity)
   # Initial values make room for those that are read.
   if checkpoints.latest() is not None:
     trained, state = abstract(trained), abstract(state)

@@ -1,7 +1,10 @@
 """The command on a run with a tiny random model; its adapter serves without the hypermodel."""
 
+import hashlib
 import json
+import os
 import re
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -133,6 +136,19 @@ def test_what_does_not_fit_is_dropped_from_the_far_end(base, run_of, examples, t
     adapters.read_tensors(tmp_path / name / "adapter_model.safetensors") for name in "ab"
   )
   np.testing.assert_allclose(one["prompt_embeddings"], other["prompt_embeddings"], atol=1e-5)
+
+
+def test_examples_may_come_through_a_pipe(run_of, examples, tmp_path, capsys):
+  run_of()
+  content, pipe = examples.read_bytes(), tmp_path / "pipe.jsonl"
+  os.mkfifo(pipe)
+  writer = threading.Thread(target=pipe.write_bytes, args=(content,))
+  writer.start()
+  status, _, err = main(capsys, "--examples", pipe, "--out", tmp_path / "a")
+  writer.join()
+  assert status == 0, err
+  about = json.loads((tmp_path / "a" / "hyperjax.json").read_text())
+  assert about["provenance"]["examples_sha256"] == hashlib.sha256(content).hexdigest()
 
 
 def test_more_tokens_than_in_training_are_remarked(base, run_of, examples, tmp_path, capsys):

@@ -364,6 +364,10 @@ def test_only_an_adapter_is_overwritten(model, base, saved, tmp_path):
     adapters.save(saved, new)
   adapters.save(saved, new, overwrite=True)
   same(adapters.load(saved, base).phi, new.phi)
+  (saved / "checkpoint-500").mkdir()
+  with pytest.raises(FileExistsError, match="holds 'checkpoint-500' too, no part of an adapter"):
+    adapters.save(saved, new, overwrite=True)
+  assert (saved / "checkpoint-500").exists()
   precious = tmp_path / "precious"
   precious.mkdir()
   (precious / "thesis.txt").write_text("x")

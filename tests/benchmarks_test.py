@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks import tiny_t5
 from hyperjax import convert, evaluate, launch, runs, train
-from hyperjax.data import manifest
+from hyperjax.data import building, manifest
 from hyperjax.tasks import rules
 from tests import tiny as tiny_lib
 
@@ -240,14 +240,14 @@ def built_here(monkeypatch, empty_registry):
   """Data is built in this process: starting another that imports TensorFlow takes longer."""
   from hyperjax.data import build
 
-  original = manifest.ensure
+  original = building.ensure
 
   def ensure(config, out, **given):
     if not (pathlib.Path(out) / manifest.FILE).exists():
       build.build(config, out)
     return original(config, out, **given)
 
-  monkeypatch.setattr(manifest, "ensure", ensure)
+  monkeypatch.setattr(building, "ensure", ensure)
 
 
 def smaller(module: str, arguments) -> list[str]:

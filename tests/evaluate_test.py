@@ -417,7 +417,7 @@ def test_adapters_stand_beside_a_run(tiny, adapter, tmp_path, capsys):
   by_method = {"hyperllama": tiny.run, "made": made, "random": adapter, "peft": peft}
   out = tmp_path / "report"
   assert evaluate.main(arguments(out, by_method, SEEDS="(0,)", MAX_QUERIES=4)) == 0
-  assert f"note: {peft} names no model: unverified" in capsys.readouterr().err
+  assert f"note: {peft} has no fingerprint of its model: unverified" in capsys.readouterr().err
   records = report.read_records(out)
   assert records["random"] == records["peft"] != records["made"] != records["hyperllama"]
   assert (out / "curve.png").exists()  # the run's

@@ -226,6 +226,7 @@ def test_a_wrong_file_of_inputs_is_named(capsys, tmp_path, lines, message):
   (["--max_new_tokens", "0"], "--max_new_tokens must be at least 1, not 0"),
   (["--temperature", "-1"], "--temperature must be at least 0, not -1"),
   (["--out", "/no/such/folder/x.jsonl"], "there is no folder"),
+  (["--out", "/tmp"], "--out /tmp is a folder: name a file in it"),
   (["--input", " "], "is empty"),
   (["--max_new_tokens", "125"], "the model holds 128, of which the adapter's prefix takes 2"),
 ])
@@ -260,6 +261,21 @@ def test_an_adapter_that_peft_wrote_needs_a_prompt(model, vocabulary, made, caps
   assert status == 0 and "unverified" in err
   expected = by_hand(model, vocabulary, phi, prompts.FORMATS["arrow"], "mouse", 4)
   assert out == expected.replace("\n", "\\n") + "\n"
+
+
+def test_adapters_of_several_models_are_not_answered_with_one(made, capsys, tmp_path):
+  """A folder of PEFT's names its model, but has no fingerprint of it."""
+  path = made["lora"][0]
+  config = json.loads((pathlib.Path(path) / "adapter_config.json").read_text())
+  config["base_model_name_or_path"] = "somebody/else"
+  (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+  tensors = (pathlib.Path(path) / "adapter_model.safetensors").read_bytes()
+  (tmp_path / "adapter_model.safetensors").write_bytes(tensors)
+  inputs = tmp_path / "inputs.jsonl"
+  rows = [{"input": "mouse", "adapter": str(folder)} for folder in (path, tmp_path)]
+  inputs.write_text("".join(json.dumps(row) + "\n" for row in rows))
+  status, _, err = run(capsys, "--inputs", inputs, "--prompt", "arrow")
+  assert status == 1 and f"and {tmp_path} for 'somebody/else': answer them apart" in err
 
 
 def test_help_teaches_by_examples(capsys):

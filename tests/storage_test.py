@@ -4,6 +4,8 @@ import contextlib
 import errno
 import fcntl
 import os
+import pathlib
+import platform
 import re
 import threading
 from unittest.mock import Mock
@@ -31,6 +33,18 @@ def test_what_is_an_address(tmp_path):
 def test_an_address_that_is_not_served_is_refused(bucket, path, message):
   with contextlib.nullcontext() if message is None else pytest.raises(ValueError, match=message):
     storage.check_address(path, "DATA_DIR", "mount it", bucket=bucket)
+
+
+@pytest.mark.parametrize("command, arguments", [
+  (adapt, "--examples=ten.jsonl --out=gs://mine/a"),
+  (predict, "--adapter=a --inputs=gs://mine/in.jsonl"),
+  (convert, "--run=run --out=gs://mine/model"),
+  (report, "runs/mine --out=s3://mine/compared"),
+])
+def test_an_address_is_not_taken_for_a_local_folder(capsys, command, arguments):
+  with pytest.raises(SystemExit):
+    command.parser().parse_args(arguments.split())
+  assert re.search(r"(gs|s3)://mine/\S+ is an address, and this is", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize("command, arguments", [
@@ -83,10 +97,29 @@ def test_a_copy_that_fails_leaves_nothing(bucket, tmp_path):
 
 def test_what_a_killed_copy_has_left_is_removed(bucket, tmp_path):
   bucket.put("a/one", b"1")
-  (tmp_path / ".a.partial" / "deep").mkdir(parents=True)
-  (tmp_path / ".a.partial" / "deep" / "half").write_text("old")
+  mine, others = f".a.{platform.node()}.x.partial", ".a.another-machine.x.partial"
+  for name in (mine, others):
+    (tmp_path / name / "deep").mkdir(parents=True)
+    (tmp_path / name / "deep" / "half").write_text("old")
   storage.copy_folder("gs://mine/a", tmp_path / "a")
-  assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")] == ["a", "a/one"]
+  assert {path.name for path in tmp_path.iterdir()} == {"a", others}
+  assert [path.name for path in (tmp_path / "a").iterdir()] == ["one"]
+  assert (tmp_path / "a").stat().st_mode & 0o777 == 0o755
+
+
+def test_where_another_machine_was_the_first_its_copy_stays(bucket, tmp_path, monkeypatch):
+  """They share a disk, and perhaps no lock."""
+  bucket.put("a/one", b"1")
+  rename = pathlib.Path.rename
+
+  def late(self, to):
+    (to / "deep").mkdir(parents=True)
+    return rename(self, to)
+
+  monkeypatch.setattr(pathlib.Path, "rename", late)
+  storage.copy_folder("gs://mine/a", tmp_path / "a")
+  assert [path.name for path in tmp_path.iterdir()] == ["a"]
+  assert [path.name for path in (tmp_path / "a").iterdir()] == ["deep"]
 
 
 def test_of_two_that_ask_for_a_folder_one_waits_and_copies_nothing(bucket, tmp_path):
@@ -106,9 +139,10 @@ def test_of_two_that_ask_for_a_folder_one_waits_and_copies_nothing(bucket, tmp_p
 def test_a_disk_that_locks_no_folders_is_copied_to(bucket, tmp_path, monkeypatch):
   bucket.put("a/one", b"1")
   monkeypatch.setattr(fcntl, "flock", Mock(side_effect=OSError(errno.EBADF, "no lock")))
-  (tmp_path / ".a.partial").mkdir()  # another one's, which goes on
+  other = f".a.{platform.node()}.x.partial"  # which goes on
+  (tmp_path / other).mkdir()
   storage.copy_folder("gs://mine/a", tmp_path / "a")
-  assert {path.name for path in tmp_path.iterdir()} == {"a", ".a.partial"}
+  assert {path.name for path in tmp_path.iterdir()} == {"a", other}
 
 
 @pytest.mark.parametrize("content", ["1ä\n", "1ä\n".encode(), iter([b"1", "ä\n".encode()])])

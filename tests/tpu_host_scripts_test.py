@@ -123,6 +123,25 @@ def test_a_copy_from_a_bucket_is_made_by_hyperjax(host):
   assert f"{host}/copied is there already" in done.stdout
 
 
+def test_a_stop_during_a_copy_starts_nothing_and_leaves_no_lock(host):
+  python = host / "hyperjax-host" / "venv" / "bin" / "python"
+  python.parent.mkdir(parents=True)
+  python.write_text(f"#!/usr/bin/env bash\ntouch {host}/copying\nexec sleep 20\n")
+  python.chmod(0o755)
+  process = subprocess.Popen(
+    words(host, "--copy", f"gs://mine/a={host}/copied", "--", *command(host, "exit 0")),
+    stdout=subprocess.DEVNULL,
+  )  # fmt: skip
+  try:
+    wait_for((host / "copying").exists)
+    stop = ["bash", str(host / "hyperjax-host/host_stop.sh")]
+    subprocess.run(stop, check=True, timeout=TIMEOUT)
+    assert process.wait(TIMEOUT) == 143 and starts(host) == 0
+  finally:
+    process.kill()
+  assert run(host, "--", *command(host, "exit 0")).returncode == 0 and starts(host) == 1
+
+
 def test_a_copy_that_fails_starts_nothing(host):
   done = run(host, "--copy", f"{host}/none={host}/disk", "--", *command(host, "exit 0"))
   assert done.returncode == 1 and starts(host) == 0 and not (host / "disk").exists()

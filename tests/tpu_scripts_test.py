@@ -91,10 +91,15 @@ def test_it_runs_what_the_dry_run_prints(tmp_path):
   assert done.stdout.splitlines() == dry_run("--", "echo", "a b")
 
 
-def test_without_gcloud_it_says_so(tmp_path):
+@pytest.mark.parametrize("words", [
+  ["run_on_all_hosts.sh", *WHERE, "--", "ls"], ["create.sh", *WHERE, "--type", "v5litepod-64"],
+], ids=lambda words: words[0])  # fmt: skip
+def test_without_gcloud_it_says_so(tmp_path, words):
   for tool in ("bash", "env", "cat", "dirname"):
     (tmp_path / tool).symlink_to(shutil.which(tool))
-  done = run(*WHERE, "--", "ls", env={"PATH": str(tmp_path)})
+  done = subprocess.run(
+    [FOLDER / words[0], *words[1:]], capture_output=True, text=True, env={"PATH": str(tmp_path)}
+  )
   assert done.returncode == 127 and "gcloud is not installed" in done.stderr
 
 
@@ -238,11 +243,39 @@ def test_one_command(script, arguments, words):
 
 def test_fetch_copies_from_the_bucket():
   arguments = ["--from", "gs://mine/runs/mtf", "--to", "runs/mtf"]
-  copy = "gcloud storage rsync gs://mine/runs/mtf runs/mtf --recursive".split()
-  assert dry_runs("fetch.sh", *arguments) == [["mkdir", "-p", "runs/mtf"], copy]
-  assert dry_runs("fetch.sh", *arguments, "--no-checkpoints")[1] == [
-    *copy, "--exclude=^checkpoints/"
+  sync = ["gcloud", "storage", "rsync"]
+  rest = [
+    ["mkdir", "-p", "runs/mtf"],
+    [*sync, "gs://mine/runs/mtf", "runs/mtf", "--recursive", "--exclude=^checkpoints/"],
+  ]
+  checkpoints = [
+    ["mkdir", "-p", "runs/mtf/checkpoints"],
+    [*sync, "gs://mine/runs/mtf/checkpoints", "runs/mtf/checkpoints", "--recursive",
+     "--delete-unmatched-destination-objects"],
   ]  # fmt: skip
+  assert dry_runs("fetch.sh", *arguments) == [*rest, *checkpoints]
+  assert dry_runs("fetch.sh", *arguments, "--no-checkpoints") == rest
+
+
+@pytest.mark.parametrize("finished, kept", [(["1"], {"1"}), ([], {"1", "2"})])
+def test_fetch_leaves_checkpoints_that_were_being_written(tmp_path, finished, kept):
+  """Where a bucket's own sign of a whole one is there at all: a mounted one has none."""
+  bucket = tmp_path / "bucket"
+  for step in ("1", "2"):
+    (bucket / "checkpoints" / step).mkdir(parents=True)
+    (bucket / "checkpoints" / step / "array").write_text("1")
+  for step in finished:
+    (bucket / "checkpoints" / step / "commit_success.txt").write_text("")
+  (bucket / "config.gin").write_text("")
+  gcloud = tmp_path / "gcloud"
+  gcloud.write_text(f'#!/usr/bin/env bash\ncp -r "{bucket}/${{3#gs://mine/run}}/." "$4"\n')
+  gcloud.chmod(0o755)
+  subprocess.run(
+    [FOLDER / "fetch.sh", "--from", "gs://mine/run/", "--to", tmp_path / "run"], check=True,
+    env={**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"},
+  )  # fmt: skip
+  assert {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()} == kept
+  assert (tmp_path / "run" / "config.gin").exists()
 
 
 def test_xpk_starts_the_same_command():

@@ -486,6 +486,7 @@ def test_a_model_of_another_shape_is_refused(tiny, tmp_path, capsys):
   (dict(RANDOM_SEED=7), "seed is 7, was 0"),
   (dict(LORA_RANK=4), "rank is 4, was 2"),
   (dict(NUM_SHOTS=2), "episodes.num_shots"),
+  (dict(INITIAL_CHECKPOINT_PATH="other"), "initial_checkpoint is 'other', was None"),
   (dict(SHUFFLED=0.5), "episodes.shuffled is 0.5, was 0.0"),
   (dict(DISTILLATION=1.0), "objective.distillation is 1.0, was 0.0"),
   ({"train.RunConfig.batch_size": 5}, "batch_size is 5, was "),

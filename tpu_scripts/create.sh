@@ -77,7 +77,8 @@ if [[ $dry_run == yes ]]; then
   exit
 fi
 
-if ! state_of > /dev/null 2>&1; then request; fi
+# In a shell of its own, where a missing gcloud ends that and request says so.
+if ! (state_of) > /dev/null 2>&1; then request; fi
 seen=''
 while true; do
   state=$(state_of)

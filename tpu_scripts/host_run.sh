@@ -64,9 +64,9 @@ fi
 
 for pair in "${copy[@]}"; do
   matches copy "$pair" '[^=]+=[^=]+' 'of the form FROM=TO'
-  copy_folder "${pair%%=*}" "${pair#*=}"
 done
 if [[ $dry_run == yes ]]; then
+  for pair in "${copy[@]}"; do copy_folder "${pair%%=*}" "${pair#*=}"; done
   run "${rest[@]}"
   exit
 fi
@@ -81,11 +81,10 @@ pass_on() {
 }
 trap pass_on TERM INT
 
-status=75
-while [[ $status == 75 && $stopping == no ]]; do
-  say "starts $(quoted "${rest[@]}")"
+# Runs a command to its end, and passes signals on to it; leaves its status in status.
+attend() {
   # The lock is this script's alone: a child that outlives it would hold it.
-  "${rest[@]}" {lock}>&- &
+  "$@" {lock}>&- &
   child=$!
   signalled=yes
   # A signal ends the wait, and not yet the child.
@@ -94,6 +93,17 @@ while [[ $status == 75 && $stopping == no ]]; do
     wait "$child" || status=$?
   done
   child=''
+}
+
+for pair in "${copy[@]}"; do
+  attend copy_folder "${pair%%=*}" "${pair#*=}"
+  if [[ $status != 0 || $stopping == yes ]]; then exit "$((status > 0 ? status : 143))"; fi
+done
+
+status=75
+while [[ $status == 75 && $stopping == no ]]; do
+  say "starts $(quoted "${rest[@]}")"
+  attend "${rest[@]}"
   say "ended with status $status"
   if [[ $once == yes ]]; then break; fi
   if [[ $status == 75 && $stopping == no ]]; then sleep "$pause"; fi

@@ -11,12 +11,13 @@ import sys
 from collections.abc import Sequence
 
 from hyperjax import launch
-from hyperjax.data.manifest import NO_ACCELERATOR, DataConfig
+from hyperjax.data.building import NO_ACCELERATOR
+from hyperjax.data.manifest import DataConfig
 from hyperjax.launch import command_line
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  """Runs the builder on a gin file, or on the JSON that `manifest.ensure` writes."""
+  """Runs the builder on a gin file, or on the JSON that `building.ensure` writes."""
   argv = list(sys.argv[1:] if argv is None else argv)
   os.environ.update(NO_ACCELERATOR)
   if not any(argument.split("=")[0] == "--config_json" for argument in argv):

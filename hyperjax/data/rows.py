@@ -34,6 +34,7 @@ def read(
   required: Sequence[str],
   optional: Sequence[str] = (),
   ignored: Sequence[str] = (),
+  stream: io.BufferedIOBase | None = None,
 ) -> list[Row]:
   """Reads the rows of a JSONL file, or of a JSON list.
 
@@ -42,13 +43,14 @@ def read(
     required: fields that every row has.
     optional: fields that it may have.
     ignored: fields that are allowed and not read.
+    stream: what its bytes are read from, as `lines` has it.
 
   Raises:
     ValueError: names the file, the line and the field: not JSON, a missing, unknown or empty field,
       a value that is no text, or no rows at all.
   """
   rows = []
-  for where, value in values(path):
+  for where, value in values(path, stream):
     check_names(value, where, required, (*optional, *ignored))
     fields = {n: text(value[n], f"{where}: {n}") for n in (*required, *optional) if n in value}
     for name, field in fields.items():
@@ -58,8 +60,10 @@ def read(
   return rows
 
 
-def values(path: str | os.PathLike) -> list[tuple[str, Any]]:
-  """Reads (place, JSON value) of every row, unchecked.
+def values(
+  path: str | os.PathLike, stream: io.BufferedIOBase | None = None
+) -> list[tuple[str, Any]]:
+  """Reads (place, JSON value) of every row, unchecked; arguments as `lines`.
 
   Raises:
     FileNotFoundError: there is no such file.
@@ -68,32 +72,34 @@ def values(path: str | os.PathLike) -> list[tuple[str, Any]]:
   """
   path = pathlib.Path(path)
   if path.suffix == ".json":
-    whole = document(path)
+    whole = document(path, stream)
     if not isinstance(whole, list):
       raise ValueError(f"{path} must hold a list of objects, not {type(whole).__name__}")
     found = [(f"{path}, row {number}", value) for number, value in enumerate(whole, 1)]
   else:
-    found = list(objects(path))
+    found = list(objects(path, stream))
   if not found:
     raise ValueError(f"{path} holds no rows")
   return found
 
 
-def objects(path: str | os.PathLike) -> Iterator[tuple[str, Any]]:
+def objects(
+  path: str | os.PathLike, stream: io.BufferedIOBase | None = None
+) -> Iterator[tuple[str, Any]]:
   """Yields (place, JSON value) of each line of JSONL that is not blank; errors as `values`."""
-  for where, line in lines(path):
+  for where, line in lines(path, stream):
     if line.strip():
       yield where, parse(line.strip(), where)
 
 
-def document(path: str | os.PathLike) -> Any:
-  """Reads a file that is one JSON value.
+def document(path: str | os.PathLike, stream: io.BufferedIOBase | None = None) -> Any:
+  """Reads a file that is one JSON value; arguments as `lines`.
 
   Raises:
     FileNotFoundError: there is no such file.
     ValueError: names the file: as `lines` says, or not JSON.
   """
-  return parse("".join(line for _, line in lines(path)), str(path))
+  return parse("".join(line for _, line in lines(path, stream)), str(path))
 
 
 def lines(
@@ -123,6 +129,21 @@ def lines(
     raise FileNotFoundError(f"{path} does not exist.") from e
   except (OSError, EOFError, zlib.error) as e:
     raise ValueError(f"{path}, line {number + 1}: it cannot be read: {e}") from e
+
+
+def contents(path: str | os.PathLike) -> bytes:
+  """The bytes of a file that may be a pipe, and so be read once.
+
+  Raises:
+    FileNotFoundError: there is no such file.
+    ValueError: it cannot be read.
+  """
+  try:
+    return pathlib.Path(path).read_bytes()
+  except FileNotFoundError as e:
+    raise FileNotFoundError(f"{path} does not exist.") from e
+  except OSError as e:
+    raise ValueError(f"{path}: it cannot be read: {e}") from e
 
 
 def check_names(

@@ -275,7 +275,7 @@ def _settings(folder: pathlib.Path) -> dict[str, Any]:
   out: dict[str, Any] = {}
   for name in ("special_tokens_map.json", _TOKENIZER_CONFIG):
     if (folder / name).exists():
-      out |= json.loads((folder / name).read_text(encoding="utf-8"))
+      out |= sources.read_json(folder / name)
   return {k: v.get("content", v) if isinstance(v, dict) else v for k, v in out.items()}
 
 
@@ -283,9 +283,13 @@ def _from_json(path: pathlib.Path) -> FastVocabulary:
   settings = _settings(path.parent)
   if settings.get("eos_token") is None:
     raise ValueError(f"{path} has no {_TOKENIZER_CONFIG} beside it that names an 'eos_token'")
+  try:
+    tokenizer = tokenizers.Tokenizer.from_file(str(path))
+  except Exception as error:  # the library raises no other kind
+    raise ValueError(f"{path} is damaged: {error}") from error
   kept = ("chat_template", "model_max_length", "pad_token", "unk_token")
   return FastVocabulary(
-    tokenizers.Tokenizer.from_file(str(path)),
+    tokenizer,
     eos_token=settings["eos_token"],
     bos_token=settings.get("bos_token"),
     adds_bos=settings.get("add_bos_token"),

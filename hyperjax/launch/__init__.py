@@ -386,6 +386,7 @@ def _check_can_be_written(macro: str, folder: str) -> None:
 
 def header(module: str, command: str) -> str:
   """Returns the comment on top of config.gin: how it came to be, how to repeat it."""
+  command = command.replace("\n", "\n#   ")  # arguments may have several lines
   return (
     f"# The whole configuration of a run, written by hyperjax {hyperjax.__version__}:\n"
     f"#   {command}\n"

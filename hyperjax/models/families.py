@@ -76,7 +76,7 @@ def _read(path: pathlib.Path) -> tuple[Config, int | None]:
   file = path / "config.json"
   if not file.exists():
     raise FileNotFoundError(f"{path} has no config.json; a Hugging Face model folder has one")
-  raw = json.loads(file.read_text())
+  raw = sources.read_json(file)
   name = raw.pop("model_type", None)
   if name not in FAMILIES:
     refuse(file, "model_type", name, " or ".join(map(repr, FAMILIES)))

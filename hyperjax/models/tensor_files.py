@@ -58,7 +58,7 @@ class Safetensors(Tensors):
     index = folder / INDEX
     single = folder / "model.safetensors"
     if index.exists():
-      listed = json.loads(index.read_text())["weight_map"]
+      listed = sources.read_json(index)["weight_map"]
       for shard in sorted(set(listed.values())):
         if not (folder / shard).exists():
           raise FileNotFoundError(f"{index} names the shard {shard!r}, which is not in {folder}")
@@ -80,7 +80,10 @@ class Safetensors(Tensors):
       length = int.from_bytes(f.read(8), "little")
       if size < 8 + length:
         raise ValueError(f"{path} is cut short: its header ends at byte {8 + length} of {size}")
-      header = json.loads(f.read(length))
+      try:
+        header = json.loads(f.read(length))
+      except ValueError as error:
+        raise ValueError(f"{path} is damaged: its header is no JSON ({error})") from error
     header.pop("__metadata__", None)
     for name, entry in header.items():
       if name in self.shapes:

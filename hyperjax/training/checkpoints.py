@@ -55,6 +55,7 @@ class Checkpoints:
     model_dir: str | os.PathLike,
     fingerprint: str,
     *,
+    data: str | None = None,
     keep: int = 2,
     read_only: bool = False,
   ):
@@ -63,6 +64,7 @@ class Checkpoints:
     Args:
       model_dir: the run's folder, of the local disk or of a bucket.
       fingerprint: of the frozen model.
+      data: what stands for the data that is trained on; None where it does not matter.
       keep: how many checkpoints stay.
       read_only: nothing is made or tidied up there: the run may be going on.
 
@@ -72,7 +74,7 @@ class Checkpoints:
     self.folder = storage.folder(model_dir) / "checkpoints"
     if not storage.in_bucket(model_dir):
       self.folder = self.folder.resolve()
-    self._fingerprint, self._back_to = fingerprint, None
+    self._fingerprint, self._data, self._back_to = fingerprint, data, None
     if read_only and not self.folder.is_dir():
       raise FileNotFoundError(f"{self.folder} holds no complete checkpoint")
     self._manager = ocp.CheckpointManager(
@@ -145,8 +147,8 @@ class Checkpoints:
       return
     items = {"trained": trained, "optimizer": dict(enumerate_leaves(state))}
     about = {
-      "step": step, "frozen_fingerprint": self._fingerprint, "went_back_to": self._back_to,
-      "checksums": checksums.of(items),
+      "step": step, "frozen_fingerprint": self._fingerprint, "data": self._data,
+      "went_back_to": self._back_to, "checksums": checksums.of(items),
     }  # fmt: skip
     with self._writing():
       self._manager.save(
@@ -165,7 +167,7 @@ class Checkpoints:
 
     Raises:
       FileNotFoundError: there is no whole checkpoint.
-      ValueError: it belongs to another frozen model.
+      ValueError: it belongs to another frozen model, or to other data.
       DamagedError: what it says of itself cannot be read.
     """
     step = self.latest() if step is None else step
@@ -177,6 +179,12 @@ class Checkpoints:
         f"the checkpoint {self.folder}/{step} was trained on a frozen model with fingerprint "
         f"{about['frozen_fingerprint']}, this model's is {self._fingerprint}: use the model that "
         "the run's config.gin names"
+      )
+    if self._data is not None and about.get("data") not in (None, self._data):
+      raise ValueError(
+        f"the checkpoint {self.folder}/{step} was trained on other data than lies in DATA_DIR now: "
+        f"name another MODEL_DIR; with INITIAL_CHECKPOINT_PATH={self.folder.parent} it starts from "
+        "the parameters there"
       )
     return step, about
 

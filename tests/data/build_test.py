@@ -12,20 +12,22 @@ import sys
 import textwrap
 import time
 import types
+from unittest.mock import Mock
 
 import pytest
 import seqio
 import tensorflow as tf
 
+from hyperjax import storage
 from hyperjax.data import build as build_lib
-from hyperjax.data import encode, registering, task_rows
-from hyperjax.data import manifest as manifest_lib
+from hyperjax.data import building, encode, registering, task_rows
 from hyperjax.data import store as store_lib
 from hyperjax.data.build import build_parts
+from hyperjax.data.building import ensure
 from hyperjax.data.caclm import CaclmConfig, CaclmStream
 from hyperjax.data.episodes import EpisodeConfig, TrainStream
 from hyperjax.data.loader import Loader
-from hyperjax.data.manifest import DataConfig, Manifest, ensure
+from hyperjax.data.manifest import DataConfig, Manifest
 from hyperjax.data.store import Store
 from hyperjax.tasks import c4, fewshot, text
 from tests.data.fakes import PROMPT, Bytes
@@ -267,6 +269,13 @@ def test_a_changed_source_names_the_command(source, tmp_path):
     ensure(wanted, out)
 
 
+def test_a_folder_that_may_not_be_written_to_still_says_what_differs(source, tmp_path, monkeypatch):
+  build(config(source, "five"), tmp_path / "out")
+  monkeypatch.setattr(storage, "write_whole", Mock(side_effect=PermissionError(13, "read-only")))
+  with pytest.raises(ValueError, match="max_examples is 3, was None.*not be written: read-only"):
+    ensure(config(source, "five", max_examples=3), tmp_path / "out")
+
+
 def test_another_configuration_is_named(source, tmp_path):
   build(config(source, "five"), tmp_path / "out")
   with pytest.raises(ValueError, match="another configuration: max_examples is 3, was None"):
@@ -274,7 +283,7 @@ def test_another_configuration_is_named(source, tmp_path):
 
 
 def test_without_seqio_the_command_is_printed(source, tmp_path, monkeypatch):
-  monkeypatch.setattr(manifest_lib.importlib_util, "find_spec", lambda name: None)
+  monkeypatch.setattr(building.importlib_util, "find_spec", lambda name: None)
   with pytest.raises(FileNotFoundError, match="seqio is not installed here. Build it: hyper"):
     ensure(config(source, "six"), tmp_path / "out")
   with pytest.raises(FileNotFoundError, match="this run does not build data. Build it:"):
@@ -288,7 +297,8 @@ def test_ensure_builds_in_a_process_of_its_own(source, tmp_path):
   _word_tokenizer(tokenizer)
   script = f"""
     import sys
-    from hyperjax.data.manifest import DataConfig, ensure
+    from hyperjax.data.building import ensure
+    from hyperjax.data.manifest import DataConfig
     from hyperjax.tasks import fewshot
     folder = fewshot.Folder({str(source)!r}, name="seven")
     config = DataConfig("seven", {str(tokenizer)!r}, sources=[folder])

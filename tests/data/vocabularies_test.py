@@ -242,6 +242,12 @@ def test_what_is_not_a_tokenizer_is_refused(tmp_path):
   fast_folder(tmp_path, settings={"eos_token": "<end>"})
   with pytest.raises(ValueError, match="'<end>' is not in the tokenizer's vocabulary"):
     vocabularies.load(tmp_path)
+  for name in ("tokenizer_config.json", "tokenizer.json"):
+    fast_folder(tmp_path, settings={"eos_token": "</s>"})
+    whole = (tmp_path / name).read_text()
+    (tmp_path / name).write_text(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=f"{name} is damaged: "):
+      vocabularies.load(tmp_path)
   (tmp_path / "words.txt").touch()
   with pytest.raises(ValueError, match="unknown kind of file"):
     vocabularies.load(tmp_path / "words.txt")

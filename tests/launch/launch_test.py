@@ -501,7 +501,7 @@ class TestRefusals:
 
 class TestRecords:
   def test_config_repeats_the_run(self, files, toy):
-    words = " ".join(f"word{i}" for i in range(60))
+    words = "two\nlines " + " ".join(f"word{i}" for i in range(60))
     start(*settings(), f"--gin.train.train.out={words}", "--gin.model.Model.name=a 'b' \"c\"")
     first = toy.CALLS[-1]
     text = (files / "out" / "config.gin").read_text()

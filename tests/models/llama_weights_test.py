@@ -51,6 +51,12 @@ def folder(tmp_path):
   return path
 
 
+def test_a_damaged_configuration_is_named(folder):
+  (folder / "config.json").write_text("")
+  with pytest.raises(ValueError, match=r"model/config.json is damaged: Expecting value"):
+    families.read_config(folder)
+
+
 ABSENT = "absent"
 
 

@@ -42,6 +42,17 @@ def test_a_file_that_is_cut_short_is_refused(keep, folder):
     tensor_files.open_tensors(folder)
 
 
+def test_a_damaged_index_or_header_is_named(folder):
+  file = folder / "model.safetensors"
+  whole = file.read_bytes()
+  file.write_bytes(whole.replace(b'"shape":[3,4]', b'"shape":[3;4]'))
+  with pytest.raises(ValueError, match="model.safetensors is damaged: its header is no JSON"):
+    tensor_files.open_tensors(folder)
+  (folder / tensor_files.INDEX).write_text('{"weight_map": ')
+  with pytest.raises(ValueError, match="model.safetensors.index.json is damaged: "):
+    tensor_files.open_tensors(folder)
+
+
 def test_a_header_whose_shapes_and_places_disagree_is_refused(folder):
   """Else a part of a tensor would be read from the next one."""
   file = folder / "model.safetensors"

@@ -11,8 +11,9 @@ import seqio
 from hyperjax import launch
 from hyperjax.data import build as build_lib
 from hyperjax.data import eval_sets
+from hyperjax.data.building import ensure
 from hyperjax.data.episodes import EpisodeConfig, TrainStream
-from hyperjax.data.manifest import DataConfig, digest, ensure
+from hyperjax.data.manifest import DataConfig, digest
 from hyperjax.tasks import symbol_tuning
 from hyperjax.tasks.fewshot import Folder
 from hyperjax.tasks.metaicl import MetaICL

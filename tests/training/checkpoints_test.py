@@ -125,6 +125,22 @@ def test_another_frozen_model_is_refused(folder):
   checkpoints.close()
 
 
+def test_other_data_is_gone_on_from_no_further(tmp_path, state):
+  """Who does not train does not care; older checkpoints do not say."""
+  for step, data in ((1, None), (2, "words")):
+    writer = Checkpoints(tmp_path, "print", data=data)
+    writer.save(step, TRAINED, state)
+    writer.close()
+  for data, step in ((None, 2), ("words", 2), ("other", 1)):
+    reader = Checkpoints(tmp_path, "print", data=data)
+    assert reader.check(step)[0] == step
+    reader.close()
+  reader = Checkpoints(tmp_path, "print", data="other")
+  with pytest.raises(ValueError, match="checkpoints/2 was trained on other data than lies in DATA"):
+    reader.check(2)
+  reader.close()
+
+
 @pytest.mark.parametrize("change, message", [
   (lambda p: {**p, "gist": jnp.ones([5, 3])},
    "trained.producer.gist has shape (2, 3) in the file and (5, 3) in this run"),
