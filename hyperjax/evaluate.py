@@ -215,7 +215,8 @@ def _methods(
   yield (lambda: zero_shot), {figures.ZERO_SHOT: {}}
   # A decoder's queries can share the support's keys and values; an encoder reads both at once.
   one_way = model.config.layout == "decoder"
-  reader, place = (InContext(), {}) if one_way else (NoPhi(), {"inline": True})
+  go_on = {"continued": True} if manifest.vocabulary["adds_bos"] else {}  # without a second BOS
+  reader, place = (InContext(), go_on) if one_way else (NoPhi(), {"inline": True})
   in_context = Method(reader, model, identity, place)
   yield (lambda: in_context), {figures.IN_CONTEXT: {}}
   for name, folder in runs_by_method.items():

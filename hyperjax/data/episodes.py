@@ -86,6 +86,12 @@ def inline(episode: Episode, size: int | None = None, layout: Layout = DECODER) 
   )
 
 
+def continued(episode: Episode) -> Episode:
+  """The episode whose queries go on where the support ends, as in one text: with no second BOS."""
+  queries = (dataclasses.replace(q, input=q.input[episode.bos :]) for q in episode.queries)
+  return dataclasses.replace(episode, queries=tuple(queries))
+
+
 @dataclasses.dataclass(frozen=True)
 class EpisodeConfig:
   """How training episodes are made.

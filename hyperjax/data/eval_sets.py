@@ -135,7 +135,7 @@ class Plan:
   configuration, unless `inline`.
 
   Attributes:
-    manifest, config, other_support, inline: as `plan` was given them.
+    manifest, config, other_support, inline, continued: as `plan` was given them.
     layout: of the downstream model's queries.
     groups: without their episodes.
     tokens: {task: the most that a support and one of its queries have together, the query with its
@@ -147,6 +147,7 @@ class Plan:
   layout: Layout
   other_support: bool
   inline: bool
+  continued: bool
   groups: Sequence[Group]
   tokens: Mapping[str, int]
 
@@ -160,7 +161,7 @@ class Plan:
     others = _others(self.manifest, self.config) if self.other_support else {}
     return [
       dataclasses.replace(group, episodes=_joined([
-        _drawn(self.manifest, task, self.config, seed, self.inline,
+        _drawn(self.manifest, task, self.config, seed, self.inline, self.continued,
                shuffle_outputs=shuffle_outputs, support_task=others.get(task))
         for task in group.tasks
       ]))
@@ -175,6 +176,7 @@ def plan(
   layout: str = "decoder",
   other_support: bool = False,
   inline: bool = False,
+  continued: bool = False,
 ) -> Plan:
   """Reads all episodes of all seeds once, one after another, and plans their shapes.
 
@@ -184,6 +186,7 @@ def plan(
     layout: of the downstream model's queries, its `config.layout`.
     other_support: control: each task's supports come from another task.
     inline: the support stands in each query's own input.
+    continued: queries go on where their support ends, as for models that read it in context.
   """
   laid = layouts.of(layout, manifest.vocabulary)
   width = continuations.width(config.num_queries)
@@ -193,7 +196,9 @@ def plan(
     for task in manifest.select(config.include, config.exclude):
       found[task] = _Needs()
       for seed in config.seeds:
-        for episode in _drawn(manifest, task, config, seed, inline, support_task=others.get(task)):
+        for episode in _drawn(
+          manifest, task, config, seed, inline, continued, support_task=others.get(task)
+        ):
           found[task].add(episode, width, laid)
     return {task: need.answering(config.max_new_tokens) for task, need in found.items()}
 
@@ -216,7 +221,7 @@ def plan(
     longest = dict(sorted(longest.items(), key=lambda item: item[1]))
     groups.append(Group(longest, shape, (), laid, rows))
   tokens = {task: need.both for task, need in plain.items()}
-  return Plan(manifest, config, laid, other_support, inline, groups, tokens)
+  return Plan(manifest, config, laid, other_support, inline, continued, groups, tokens)
 
 
 def groups(
@@ -236,15 +241,17 @@ def _others(manifest: Manifest, config: EvalConfig) -> Mapping[str, str]:
 
 
 def _drawn(
-  manifest: Manifest, task: str, config: EvalConfig, seed: int, inline: bool, **control: Any
-) -> Sequence[Episode]:
+  manifest: Manifest, task: str, config: EvalConfig, seed: int, inline: bool, continued: bool,
+  **control: Any,
+) -> Sequence[Episode]:  # fmt: skip
   drawn = eval_episodes(
     manifest, task, num_shots=config.num_shots, num_queries=config.num_queries,
     max_queries=config.max_queries, seed=seed, **control,
   )  # fmt: skip
-  if inline:
-    return Lazy(len(drawn), lambda number: episodes_lib.inline(drawn[number]))
-  return drawn
+  if not inline and not continued:
+    return drawn
+  form = episodes_lib.inline if inline else episodes_lib.continued
+  return Lazy(len(drawn), lambda number: form(drawn[number]))
 
 
 def _joined(parts: Sequence[Sequence[Episode]]) -> Lazy:

@@ -171,6 +171,18 @@ def test_every_row_finds_a_planned_shape_where_queries_have_several_lanes(tmp_pa
   assert len(packed) == len(rows)
 
 
+@pytest.mark.parametrize("adds_bos", [False, True])
+def test_a_support_and_a_query_that_goes_on_are_the_text_that_holds_both(tmp_path, adds_bos):
+  made = write_folder(tmp_path, {"short": numbered(30)}, adds_bos=adds_bos)
+  episodes = lambda **place: all_episodes(eval_sets.groups(made, CONFIG, 1, **place))
+  found = list(zip(episodes(continued=True), episodes(inline=True), strict=True))
+  assert len(found) > 2
+  for apart, whole in found:
+    for a, b in zip(apart.queries, whole.queries, strict=True):
+      np.testing.assert_array_equal(np.concatenate([apart.support, a.input]), b.input)
+      assert (b.input == made.vocabulary["bos_id"]).sum() == adds_bos
+
+
 @pytest.mark.parametrize("inline", [False, True])
 def test_a_plan_knows_what_a_support_and_a_query_have_together(tmp_path, inline):
   """Three shots "0=out0;" and "1=out" are 21 + 6; 60 letters more in each input 3 * 67 + 66."""
