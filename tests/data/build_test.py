@@ -270,10 +270,10 @@ def test_a_changed_source_names_the_command(source, tmp_path):
 
 
 def test_a_folder_that_may_not_be_written_to_still_says_what_differs(source, tmp_path, monkeypatch):
-  build(config(source, "five"), tmp_path / "out")
+  build(config(source, "fifteen"), tmp_path / "out")
   monkeypatch.setattr(storage, "write_whole", Mock(side_effect=PermissionError(13, "read-only")))
   with pytest.raises(ValueError, match="max_examples is 3, was None.*not be written: read-only"):
-    ensure(config(source, "five", max_examples=3), tmp_path / "out")
+    ensure(config(source, "fifteen", max_examples=3), tmp_path / "out")
 
 
 def test_another_configuration_is_named(source, tmp_path):
@@ -336,8 +336,8 @@ def test_what_is_wrong_with_the_last_part_is_said_before_the_first_is_built(
   source, tmp_path, monkeypatch
 ):
   monkeypatch.setattr(build_lib.vocabularies, "load", lambda name: Bytes())
-  parts = {"train": config(source, "nine"), "held_out": config(source, "nine", splits=["dev"])}
-  with pytest.raises(ValueError, match="'nine.plain' has none of the splits .* C4_HELD_OUT_SPLITS"):
+  parts = {"train": config(source, "sixteen"), "held_out": config(source, "sixteen", splits=["dev"])}
+  with pytest.raises(ValueError, match="'sixteen.choice' has none of the splits .* C4_HELD_OUT_SPLITS"):
     build_parts(parts=parts, out=str(tmp_path / "data"))
   assert not (tmp_path / "data").exists()
 
