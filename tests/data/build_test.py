@@ -354,8 +354,8 @@ def test_what_is_wrong_with_the_last_part_is_said_before_the_first_is_built(
   source, tmp_path, monkeypatch
 ):
   monkeypatch.setattr(build_lib.vocabularies, "load", lambda name: Bytes())
-  parts = {"train": config(source, "early"), "held_out": config(source, "early", splits=["dev"])}
-  with pytest.raises(ValueError, match="'early.choice' has none of .* C4_HELD_OUT_SPLITS"):
+  parts = {"train": config(source, "later"), "held_out": config(source, "later", splits=["dev"])}
+  with pytest.raises(ValueError, match="'later.choice' has none of .* C4_HELD_OUT_SPLITS"):
     build_parts(parts=parts, out=str(tmp_path / "data"))
   assert not (tmp_path / "data").exists()
 
