@@ -97,34 +97,6 @@ def test_a_folder_of_tasks_becomes_stores(source, tmp_path):
   assert str(tmp_path) not in (tmp_path / "out" / "manifest.json").read_text()
 
 
-@dataclasses.dataclass(frozen=True)
-class Versions(fewshot.Folder):
-  """A folder whose tasks are versions of one, all but one."""
-
-  def cluster(self, task):
-    return task if task.endswith("alone") else f"{self.name}.all"
-
-
-def test_what_a_task_is_a_version_of_stands_in_the_manifest_and_names_nothing(tmp_path):
-  """Not in what stores and stored answers are named by: those of older data folders stay valid."""
-  folder = str(write_tasks(tmp_path / "tasks", a=words(), alone=words(), b=words()))
-  entries = []
-  for kind in (fewshot.Folder, Versions):
-    wanted = DataConfig("versions", "bytes", prompt=PROMPT, sources=[kind(folder, name="versions")])
-    manifest = build(wanted, tmp_path / kind.__name__)
-    entries.append(manifest.values["tasks"])
-  assert entries[0] == entries[1]
-  assert [manifest.cluster(task) for task in manifest.tasks] == [
-    "versions.all", "versions.alone", "versions.all"
-  ]  # fmt: skip
-  older = {name: value for name, value in manifest.values.items() if name != "clusters"}
-  (manifest.folder / "manifest.json").write_text(json.dumps(older))
-  older = ensure(wanted, manifest.folder, build=False)
-  assert [older.cluster(task) for task in older.tasks] == list(older.tasks)
-  with pytest.raises(ValueError, match="no task 'versions.c'"):
-    older.cluster("versions.c")
-
-
 def test_a_copied_folder_is_the_same_data(source, tmp_path):
   wanted = config(source, "two")
   build(wanted, tmp_path / "out")
@@ -171,6 +143,34 @@ def contents(folder):
     for path in folder.rglob("*")
     if path.is_file()
   }
+
+
+@dataclasses.dataclass(frozen=True)
+class Versions(fewshot.Folder):
+  """A folder whose tasks are versions of one, all but one."""
+
+  def cluster(self, task):
+    return task if task.endswith("alone") else f"{self.name}.all"
+
+
+def test_what_a_task_is_a_version_of_stands_in_the_manifest_and_names_nothing(tmp_path):
+  """Not in what stores and stored answers are named by: those of older data folders stay valid."""
+  folder = str(write_tasks(tmp_path / "tasks", a=words(), alone=words(), b=words()))
+  entries = []
+  for kind in (fewshot.Folder, Versions):
+    wanted = DataConfig("versions", "bytes", prompt=PROMPT, sources=[kind(folder, name="versions")])
+    manifest = build(wanted, tmp_path / kind.__name__)
+    entries.append(manifest.values["tasks"])
+  assert entries[0] == entries[1]
+  assert [manifest.cluster(task) for task in manifest.tasks] == [
+    "versions.all", "versions.alone", "versions.all"
+  ]  # fmt: skip
+  older = {name: value for name, value in manifest.values.items() if name != "clusters"}
+  (manifest.folder / "manifest.json").write_text(json.dumps(older))
+  older = ensure(wanted, manifest.folder, build=False)
+  assert [older.cluster(task) for task in older.tasks] == list(older.tasks)
+  with pytest.raises(ValueError, match="no task 'versions.c'"):
+    older.cluster("versions.c")
 
 
 def test_processes_build_the_same_bytes(tmp_path, monkeypatch):
