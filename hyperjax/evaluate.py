@@ -162,6 +162,7 @@ def evaluate(
     about={"command": run.command, "config": run.config, "base": model.dtypes()},
     curve=_curves(runs_by_method) or None,
     task_metrics=chosen, left_out=left_out,
+    clusters={task: manifest.cluster(task) for task in tasks},
   )  # fmt: skip
   return 0
 

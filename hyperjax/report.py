@@ -27,8 +27,8 @@ Examples:
 """
 
 _NUMBER = (int, float)
-_BOUNDS = dict.fromkeys(tables.BOUNDS, _NUMBER)
 _RECOVERED = dict.fromkeys(tables.BOUNDS, (int, float, type(None)))
+_BOUNDS = {**_RECOVERED, "mean": _NUMBER}
 _GROUPS = {"*": {"*": {"*": _NUMBER}}}
 # What the tables and the page read of a results.json; "*" is any key.
 SHAPE = {
@@ -135,6 +135,7 @@ def _load(folder: pathlib.Path) -> dict[str, Any]:
     results = json.loads(file.read_bytes())
     check(results, SHAPE, "results")
     check(results.get("metrics", {}), {"*": str}, "results.metrics")
+    check(results.get("main_figure", ""), str, "results.main_figure")
     report.headline(results)  # it needs some methods, and a note where recovery is undefined
   except (KeyError, ValueError) as e:
     problem = f"lacks {e}" if isinstance(e, KeyError) else str(e)

@@ -191,9 +191,9 @@ def tune(
           bar.advance(done)
       del tuner  # the next one may hold the whole model too
   current = launch.current()
-  tuning_report.write(
-    output_dir, cells, {"command": current.command, "config": current.config, "base": base.dtypes()}
-  )
+  about = {"command": current.command, "config": current.config, "base": base.dtypes()}
+  clusters = {task: manifest.cluster(task) for task in tasks}
+  tuning_report.write(output_dir, cells, about, clusters)
   return 0
 
 

@@ -17,7 +17,7 @@ import dataclasses
 import pathlib
 from collections.abc import Mapping, Sequence
 
-from hyperjax.data.manifest import did_you_mean, digest
+from hyperjax.data.manifest import did_you_mean, digest, family
 from hyperjax.tasks import folders
 from hyperjax.tasks.p3_records import SCORE_EVAL, Split
 
@@ -90,6 +90,10 @@ class P3:
       task: digest([task, *(split.fingerprint() for split in splits.values())])
       for task, splits in self.tasks().items()
     }
+
+  def cluster(self, task: str) -> str:
+    """Returns a task's data set: its templates ask the same examples."""
+    return family(task)
 
   def register(self) -> None:
     """Registers the tasks and the mixture with seqio."""

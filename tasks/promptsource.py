@@ -18,7 +18,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from hyperjax.data import rows
-from hyperjax.data.manifest import digest, file_digest
+from hyperjax.data.manifest import digest, family, file_digest
 from hyperjax.tasks import folders, p3
 from hyperjax.tasks.promptsource_templates import Renderer, Template, load
 
@@ -58,6 +58,10 @@ class Templates:
       task: digest([task, t.jinja, t.answer_choices, *map(hashed, splits(t.file.parent).values())])
       for task, t in self.tasks().items()
     }
+
+  def cluster(self, task: str) -> str:
+    """Returns a task's data set: its templates ask the same records."""
+    return family(task)
 
   def register(self) -> None:
     """Registers the tasks and the mixture with seqio.

@@ -21,7 +21,8 @@ import string
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from hyperjax.data.manifest import did_you_mean, digest
+from hyperjax.data import source as source_lib
+from hyperjax.data.manifest import did_you_mean, digest, family
 from hyperjax.tasks import lexical_words
 from hyperjax.tasks.lexical_task import Draws
 
@@ -89,6 +90,10 @@ class SymbolTuning:
       for task, fingerprint in self.source.fingerprints().items()
       for copy in range(self.copies)
     }
+
+  def cluster(self, task: str) -> str:
+    """Returns what the task is that this is a copy of, or what that one is a version of."""
+    return source_lib.cluster(self.source, family(task).removeprefix(f"{self.name}."))
 
   def register(self) -> None:
     """Registers the source's tasks, the copies, and the mixture with seqio.

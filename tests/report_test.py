@@ -86,7 +86,8 @@ def test_a_row_per_run_and_method(first, second, tmp_path):
   assert (ours["run"], ours["data"], ours["tasks"], ours["queries"]) == ("first", "a b", "4", "80")
   assert float(ours["exact_match_mean"]) == pytest.approx(0.7)
   assert float(ours["recovery_low"]) == pytest.approx(0.75)
-  assert ours["score_mean"] == "" and float(ours["option_accuracy_high"]) == pytest.approx(0.7)
+  assert ours["score_mean"] == "" and float(ours["option_accuracy_mean"]) == pytest.approx(0.7)
+  assert ours["option_accuracy_high"] == ""  # of one task
   mine = found[-1]
   assert (mine["data"], mine["option_accuracy_mean"]) == ("p3", "")
   assert float(mine["score_mean"]) == pytest.approx(0.6)
@@ -106,6 +107,41 @@ def test_the_worst_seed_has_a_column(first, second, tmp_path):
   text = (tmp_path / "out" / "table.md").read_text()
   assert "| method | score | score worst seed | exact match |" in text
   assert "| my own | 0.600 [0.600, 0.600] | 0.550 [0.550, 0.550] |" in text
+
+
+def test_where_tasks_are_templates_the_score_is_over_their_data_sets(second, tmp_path):
+  """RTE has two templates and CB one: 0.3 and 0.6 is what papers average, to 0.45."""
+  results = load(second)
+  results["main_figure"] = "score_over_families"
+  for found in results["methods"].values():
+    found["score_over_families"] = {"mean": 0.45, "low": 0.3, "high": 0.6}
+  for recovered in (results["recovery"], *results["recoveries"].values()):
+    recovered["score_over_families"] = {"mean": 0.125, "low": 0.0, "high": 0.25}
+  save(second, results)
+  assert compare(second, out=tmp_path / "out") == 0
+  mine = rows(tmp_path / "out" / "table.csv")[-1]
+  bounds = [mine[f"score_over_families_{bound}"] for bound in ("mean", "low", "high")]
+  assert list(map(float, bounds)) == [0.45, 0.3, 0.6]
+  assert float(mine["recovery_mean"]) == 0.125
+  text = (tmp_path / "out" / "table.md").read_text()
+  assert "| method | score | score over families | exact match |" in text
+  assert "| my own | 0.600 [0.600, 0.600] | 0.450 [0.300, 0.600] |" in text
+  assert "| 0.125 [0.000, 0.250] |" in text
+  assert tables.scores(results)["my_own"]["mean"] == 0.45  # what runs.png shows
+  assert tables.grouped(results, "tasks")["p3.rte.1"]["my_own"] == pytest.approx(0.6)
+  page = (tmp_path / "out" / "index.html").read_text()
+  assert "score over families</button>" in page and "in 2 families, HyperLlama recovers 12%" in page
+
+
+def test_what_has_no_interval_is_shown_without(tmp_path):
+  alone = evaluation(tmp_path / "alone", made_up.make(tasks=["b"]))
+  assert compare(alone, out=tmp_path / "out") == 0
+  assert "| HyperLlama | 0.700 | 0.700 | -1.600 | undefined |" in (
+    tmp_path / "out" / "table.md"
+  ).read_text()
+  ours = rows(tmp_path / "out" / "table.csv")[4]
+  assert (ours["method"], ours["exact_match_low"], ours["recovery_mean"]) == ("hyperllama", "", "")
+  assert float(ours["exact_match_mean"]) == pytest.approx(0.7)
 
 
 def test_a_row_per_task_and_figure(first, second, tmp_path):
@@ -178,6 +214,8 @@ BROKEN = [
   (lambda r: r.update(tasks=[1]), r"results.tasks is \[1\]"),
   (lambda r: r["tasks"]["b"]["gisting"].update(exact_match="1"), "gisting.exact_match is '1'"),
   (lambda r: r["recovery"]["exact_match"].update(mean=float("nan")), "exact_match.mean is nan"),
+  (lambda r: r.update(main_figure=["score"]), r"results.main_figure is \['score'\]"),
+  (lambda r: r.update(main_figure="score"), "lacks 'score'"),
   (lambda r: r.update(metrics={"b": ["accuracy"]}), r"results.metrics.b is \['accuracy'\]"),
 ]
 

@@ -244,13 +244,13 @@ class _Plan:
   @classmethod
   def of(cls, config: DataConfig, out: pathlib.Path, vocabulary: Any) -> "_Plan":
     """Registers the tasks and looks at their splits; reads no rows."""
-    fingerprints, versions, registered = registering.register(config)
+    registered = registering.register(config)
     name = registering.mixture(config)
     shares = registering.rates(name)
     jobs = []
     for task, split in _splits(config, [seqio.get_mixture_or_task(task) for task in shares]):
-      source = fingerprints.get(task.name) or registering.source_fingerprint(task)
-      version = versions.get(task.name, source)
+      source = registered.fingerprints.get(task.name) or registering.source_fingerprint(task)
+      version = registered.versions.get(task.name, source)
       identity = source if version == source else manifest_lib.digest([source, version])
       key = _key(task.name, split, config, vocabulary, identity)
       files = task_rows.files(task, split)
@@ -262,7 +262,9 @@ class _Plan:
         task: {"rate": share, "metrics": registering.metrics(task)}
         for task, share in shares.items()
       },
-      "registered": registered,
+      # Not with the tasks, whose entries name stored answers: a rebuilt manifest keeps those.
+      "clusters": {t: name for t, name in registered.clusters.items() if t in shares},
+      "registered": registered.tasks,
       "modules": registering.identities(config),
       "vocabulary": {
         name: getattr(vocabulary, name)

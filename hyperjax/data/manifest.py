@@ -7,40 +7,22 @@ import dataclasses
 import difflib
 import functools
 import hashlib
-import importlib
 import json
 import os
 import pathlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from hyperjax import storage
+from hyperjax.data import source as source_lib
 from hyperjax.data import store as store_lib
 from hyperjax.data.prompts import PromptFormat
 
 VERSION = 2
 FILE = "manifest.json"
-# Fields of a source that say where its files lie, not what they are: a data folder may be moved.
-_LOCATION_FIELDS = ("path",)
 _SAMPLE = 2**16
 COPIES = "~/.cache/hyperjax/stores"
-
-
-class Source(Protocol):
-  """A frozen dataclass that registers tasks with seqio; importable without seqio.
-
-  Its fields are JSON values, and sources that it wraps.
-  """
-
-  def register(self) -> None:
-    """Registers the tasks and mixtures (imports seqio here, not at import)."""
-
-  def available(self) -> bool:
-    """Whether the files are on this machine."""
-
-  def fingerprints(self) -> Mapping[str, str]:
-    """Returns {task name: hash of the files that it is made of}."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +37,7 @@ class DataConfig:
     task_modules: modules that register tasks; imported by the builder only. If a module has a
       function `register`, it is called. Each module's `task_modules.identity` is part of the keys
       of the stores that they register.
-    sources: objects that register tasks, such as `fewshot.Folder`.
+    sources: objects that register tasks (`source.Source`), such as `fewshot.Folder`.
     splits: splits to build, where a task has them; `support_<seed>` are built beside any.
     feature_lengths: passed to the tasks as seqio's `sequence_length`.
     max_examples: at most so many examples (or documents) per task and split, the first ones.
@@ -92,13 +74,13 @@ class DataConfig:
     values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
     values["prompt"] = self.prompt.to_json()
     values["feature_lengths"] = dict(self.feature_lengths) if self.feature_lengths else None
-    values["sources"] = list(map(_encoded, self.sources))
+    values["sources"] = list(map(source_lib.to_json, self.sources))
     return json.loads(json.dumps(values, default=os.fspath))
 
   @classmethod
   def from_json(cls, values: Mapping) -> "DataConfig":
     """Returns the configuration that `to_json` wrote."""
-    sources = list(map(_decoded, values["sources"]))
+    sources = list(map(source_lib.from_json, values["sources"]))
     return cls(**{**values, "sources": sources, "prompt": PromptFormat.from_json(values["prompt"])})
 
   def portable(self) -> dict:
@@ -106,45 +88,12 @@ class DataConfig:
     values = self.to_json()
     del values["vocabulary"]
     for source in values["sources"]:
-      _forget_locations(source)
+      source_lib.forget_locations(source)
     return values
 
   def hash(self) -> str:
     """Returns a hash of `portable`."""
     return digest(self.portable())
-
-
-def _encoded(source: Any) -> dict:
-  """A source as its class and its fields; so are the sources that it wraps."""
-  fields = {field.name: getattr(source, field.name) for field in dataclasses.fields(source)}
-  return {
-    "class": f"{type(source).__module__}:{type(source).__qualname__}",
-    "fields": {
-      name: _encoded(value) if dataclasses.is_dataclass(value) else value
-      for name, value in fields.items()
-    },
-  }
-
-
-def _decoded(values: Mapping) -> Any:
-  """The source that `_encoded` wrote."""
-  module, _, name = values["class"].partition(":")
-  fields = {
-    field: _decoded(value) if _is_source(value) else value
-    for field, value in values["fields"].items()
-  }
-  return getattr(importlib.import_module(module), name)(**fields)
-
-
-def _forget_locations(source: dict) -> None:
-  for name in _LOCATION_FIELDS:
-    source["fields"].pop(name, None)
-  for value in filter(_is_source, source["fields"].values()):
-    _forget_locations(value)
-
-
-def _is_source(value: Any) -> bool:
-  return isinstance(value, Mapping) and value.keys() == {"class", "fields"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,7 +108,8 @@ class Manifest:
     values: the contents of manifest.json: {"version", "mixture", "tasks": {name: {"rate",
       "metrics", "splits": {split: {"store", "kind", "examples", "tokens", "source", ...}}}},
       "vocabulary", "prompt", "feature_lengths", "config", "config_hash", "modules": {task module:
-      `task_modules.identity`, None if unknown}, which older ones lack}.
+      `task_modules.identity`, None if unknown}, "clusters": see `cluster`}; older ones lack the
+      last two.
     address: the bucket's folder that it is copied from; None where it lies on the local disk.
   """
 
@@ -213,6 +163,12 @@ class Manifest:
 
   def rate(self, task: str) -> float:
     return self._task(task)["rate"]
+
+  def cluster(self, task: str) -> str:
+    """Returns what the task is one of several versions of, as its source says: a data set whose
+    template it is, a task that it is a copy of; the task itself where no source says anything."""
+    self._task(task)
+    return self.values.get("clusters", {}).get(task, task)
 
   def metrics(self, task: str) -> tuple[str, ...]:
     """Returns the names of the metrics that the task's source names, its own first."""

@@ -4,24 +4,36 @@ import dataclasses
 import importlib
 import pkgutil
 import sys
+from typing import NamedTuple
 
 import seqio
 
 from hyperjax.data import manifest as manifest_lib
+from hyperjax.data import source as source_lib
 from hyperjax.data import task_modules
 from hyperjax.data.manifest import DataConfig
 
 UNDECLARED = "undeclared"
 
 
-def register(
-  config: DataConfig,
-) -> tuple[dict[str, str], dict[str, str], dict[str, list[str]]]:
-  """Registers the tasks of a configuration's modules and sources.
+class Registered(NamedTuple):
+  """What a configuration's modules and sources have registered.
 
-  Returns:
-    {task: fingerprint of its source}, {task: what stands for the modules} of those that modules
-    registered, and {source name: its tasks}.
+  Attributes:
+    fingerprints: {task: its source's}.
+    versions: {task: what stands for the modules} of those that modules registered.
+    tasks: {source name: its tasks}.
+    clusters: {task: see `source.cluster`} of those that are not their own.
+  """
+
+  fingerprints: dict[str, str]
+  versions: dict[str, str]
+  tasks: dict[str, list[str]]
+  clusters: dict[str, str]
+
+
+def register(config: DataConfig) -> Registered:
+  """Registers the tasks of a configuration's modules and sources.
 
   Raises:
     ValueError: there is no such module.
@@ -36,13 +48,15 @@ def register(
   modules = {name: _MODULES[name] for name in config.task_modules}
   version = " ".join(f"{name}:{m.identity or UNDECLARED}" for name, m in modules.items())
   versions = {task: version for module in modules.values() for task in module.tasks}
-  fingerprints, registered = dict(versions), {}
+  found = Registered(dict(versions), versions, {}, {})
   for source in config.sources:
     source.register()
     ours = source.fingerprints()
-    fingerprints.update(ours)
-    registered[source.name] = sorted(ours)
-  return fingerprints, versions, registered
+    found.fingerprints.update(ours)
+    found.tasks[source.name] = sorted(ours)
+    clusters = {task: source_lib.cluster(source, task) for task in ours}
+    found.clusters.update({task: name for task, name in clusters.items() if name != task})
+  return found
 
 
 def load(name: str) -> None:

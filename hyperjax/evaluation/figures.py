@@ -20,7 +20,7 @@ FIGURES = {
   "log_likelihood": "log_likelihood",
   "option_accuracy": "option_correct",
 }
-RECOVERED = ("exact_match", "log_likelihood", "score")
+RECOVERED = ("exact_match", "log_likelihood", "score", plots.OVER_FAMILIES)
 # What an evaluation adds to the methods that it is given: what a report needs, and controls.
 NEEDED = ZERO_SHOT, IN_CONTEXT = ("zero_shot", "in_context")
 CONTROLS = OTHER_TASK, SHUFFLED, IN_CONTEXT_SHUFFLED = (
@@ -36,10 +36,17 @@ def summarise(
   about: Mapping[str, str],
   task_metrics: Mapping[str, str] | None = None,
   left_out: Mapping[str, int] | None = None,
+  clusters: metrics.Clusters | None = None,
 ) -> dict[str, Any]:
   """Returns all figures, and what they are `about`, as plain JSON data; an undefined recovery is
-  null with a "note"."""
+  null with a "note", and so are the ends of an interval that there is none of.
+
+  The mean over families is there where they are fewer than the tasks and more than one. It is the
+  main figure where each family is one cluster, such as a data set with its templates: papers
+  average over these.
+  """
   check(records, hypermodel)
+  clusters = {task: name for task, name in (clusters or {}).items() if name != task}
   methods = plots.ordered(list(records))
   # {figure: {method: {(task, seed): value}}}
   cells = {
@@ -53,29 +60,31 @@ def summarise(
     figure: {m: metrics.by_task(found) for m, found in by_method.items()}
     for figure, by_method in cells.items()
   }
+  tasks = sorted(values["exact_match"][hypermodel])
+  families = sorted({metrics.family(task) for task in tasks})
+  seeds = sorted({record["seed"] for record in records[hypermodel]})
+  averaged = dict(values)
+  if task_metrics and 1 < len(families) < len(tasks):
+    averaged[plots.OVER_FAMILIES] = {m: metrics.by_family(v) for m, v in values["score"].items()}
+  if task_metrics and len(seeds) > 1:
+    worst = {m: metrics.by_task(found, min) for m, found in cells["score"].items()}
+    averaged["score_worst_seed"] = worst
+  of_families = metrics.family_clusters(tasks, clusters)
+  # {figure: the clusters of what it is averaged over}
+  drawn = dict.fromkeys(averaged, clusters) | {plots.OVER_FAMILIES: of_families}
   recoveries = {
     method: {
-      figure: _recovery(
-        values[figure][method], values[figure][ZERO_SHOT], values[figure][IN_CONTEXT]
-      )
-      for figure in RECOVERED
-      if figure in values
+      figure: _recovery(found[method], found[ZERO_SHOT], found[IN_CONTEXT], drawn[figure])
+      for figure, found in averaged.items()
+      if figure in RECOVERED
     }
     for method in methods
     if method not in NEEDED
   }
-  tasks = sorted(values["exact_match"][hypermodel])
-  seeds = sorted({record["seed"] for record in records[hypermodel]})
-  averaged = dict(values)
-  if task_metrics:
-    averaged["score_over_families"] = {m: metrics.by_family(v) for m, v in values["score"].items()}
-    if len(seeds) > 1:
-      worst = {m: metrics.by_task(found, min) for m, found in cells["score"].items()}
-      averaged["score_worst_seed"] = worst
-  return {
+  results = {
     "methods": {
       method: {
-        figure: metrics.macro(found[method])._asdict()
+        figure: metrics.macro(found[method], drawn[figure])._asdict()
         for figure, found in averaged.items()
         if method in found
       }
@@ -83,9 +92,10 @@ def summarise(
     },
     "metrics": dict(task_metrics or {}),
     "left_out": dict(left_out or {}),
+    "clusters": clusters,
     "recovery": recoveries[hypermodel],
     "recoveries": recoveries,
-    "families": _per_group(values, methods, sorted({metrics.family(task) for task in tasks}), True),
+    "families": _per_group(values, methods, families, True),
     "tasks": _per_group(values, methods, tasks, False),
     "by_seed": _per_seed(cells, records[hypermodel]),
     "hypermodel": hypermodel,
@@ -94,6 +104,9 @@ def summarise(
     "seeds": seeds,
     "num_queries": len(records[hypermodel]),
   }
+  # Each family has a cluster of its own, such as a data set.
+  main = plots.OVER_FAMILIES in averaged and len(set(of_families.values())) == len(families)
+  return results | {"main_figure": plots.OVER_FAMILIES if main else plots.main_figure(results)}
 
 
 def check(records: Records, hypermodel: str) -> None:
@@ -116,19 +129,23 @@ def check(records: Records, hypermodel: str) -> None:
 
 
 def _recovery(
-  method: Mapping[str, float], zero_shot: Mapping[str, float], in_context: Mapping[str, float]
-) -> dict[str, Any]:
-  found = metrics.recovery(method, zero_shot, in_context)
+  method: Mapping[str, float], zero_shot: Mapping[str, float], in_context: Mapping[str, float],
+  clusters: metrics.Clusters,
+) -> dict[str, Any]:  # fmt: skip
+  found = metrics.recovery(method, zero_shot, in_context, clusters)
   if found.defined:
     return {"mean": found.mean, "low": found.low, "high": found.high}
   gain = found.gain
-  return {
-    "mean": None,
-    "low": None,
-    "high": None,
-    "note": f"undefined: in-context - zero-shot is {gain.mean:.3f} [{gain.low:.3f}, "
-    f"{gain.high:.3f}], not wholly above 0",
-  }
+  if gain.low is not None:
+    why = (
+      f"in-context - zero-shot is {gain.mean:.3f} [{gain.low:.3f}, {gain.high:.3f}], not wholly "
+      "above 0"
+    )
+  elif len(method) == 1:
+    why = "one task has no interval"
+  else:
+    why = f"{len(method)} tasks that are versions of one have no interval"
+  return {"mean": None, "low": None, "high": None, "note": f"undefined: {why}"}
 
 
 def _per_group(

@@ -1,35 +1,43 @@
 """From scored queries to figures: per task, per family, macro-averaged, with intervals over tasks.
 
 The unit of generalisation is the task, so a figure is a macro average (every task counts alike,
-whatever its number of queries) and its interval is a bootstrap over tasks. A record is a dict with
-at least "task", "seed" and the field that is averaged.
+whatever its number of queries) and its interval is a bootstrap over tasks. Tasks that are versions
+of one thing, such as the templates of a data set, are no independent draws: they are a cluster,
+which is drawn with all its members. `Clusters` is {task: its cluster}; a task that it does not name
+is a cluster of its own. A record is a dict with at least "task", "seed" and the field that is
+averaged.
 """
 
 import collections
 import math
-from collections.abc import Callable, Mapping, Sequence
+import types
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
+
+Clusters = Mapping[str, str]
+_APART: Clusters = types.MappingProxyType({})
 
 SAMPLES = 10_000  # bootstrap resamples
 COVERAGE = 0.95
 
 
 class Interval(NamedTuple):
-  """A figure and its bootstrap interval over tasks."""
+  """A figure and its bootstrap interval over clusters of tasks; None for one cluster, which tells
+  nothing of others."""
 
   mean: float
-  low: float
-  high: float
+  low: float | None
+  high: float | None
 
 
 class Recovery(NamedTuple):
   """How much of in-context's gain over zero-shot a method reaches; 1 is all of it.
 
-  All three figures are NaN where the gain's interval is not wholly above 0: there is nothing to
-  recover, least of all where reading the examples in context does harm.
+  All three figures are NaN where the gain has no interval that is wholly above 0: there may be
+  nothing to recover, least of all where reading the examples in context does harm.
   """
 
   mean: float
@@ -86,22 +94,36 @@ def by_family(values: Mapping[str, float]) -> dict[str, float]:
   return {name: float(np.mean(members)) for name, members in sorted(groups.items())}
 
 
-def macro(values: Mapping[str, float], *, seed: int = 0) -> Interval:
+def family_clusters(tasks: Iterable[str], clusters: Clusters) -> dict[str, str]:
+  """Returns {family: the cluster that all its tasks are of} of the families that have one."""
+  found: dict[str, set[str]] = collections.defaultdict(set)
+  for task in tasks:
+    found[family(task)].add(clusters.get(task, task))
+  return {name: min(members) for name, members in found.items() if len(members) == 1}
+
+
+def macro(values: Mapping[str, float], clusters: Clusters = _APART, *, seed: int = 0) -> Interval:
   """Returns the mean over tasks of {task: value}, with its interval."""
   array = _aligned(values)[0]
-  return _interval(float(array.mean()), array[_draws(array.size, seed)].mean(axis=1))
+  draws = _draws(values, clusters, seed)
+  resampled = None if draws is None else draws @ array / draws.sum(axis=1)
+  return _interval(float(array.mean()), resampled)
 
 
-def difference(left: Mapping[str, float], right: Mapping[str, float], *, seed: int = 0) -> Interval:
+def difference(
+  left: Mapping[str, float], right: Mapping[str, float], clusters: Clusters = _APART, *,
+  seed: int = 0,
+) -> Interval:  # fmt: skip
   """Returns the macro average of left - right, both of the same resampled tasks."""
   a, b = _aligned(left, right)
-  return macro(dict(zip(sorted(left), (a - b).tolist(), strict=True)), seed=seed)
+  return macro(dict(zip(sorted(left), (a - b).tolist(), strict=True)), clusters, seed=seed)
 
 
 def recovery(
   method: Mapping[str, float],
   zero_shot: Mapping[str, float],
   in_context: Mapping[str, float],
+  clusters: Clusters = _APART,
   *,
   seed: int = 0,
 ) -> Recovery:
@@ -113,14 +135,13 @@ def recovery(
     ValueError: the three are not over the same tasks.
   """
   ours, low, high = _aligned(method, zero_shot, in_context)
-  gain = difference(in_context, zero_shot, seed=seed)
-  if gain.low <= 0:
+  gain = difference(in_context, zero_shot, clusters, seed=seed)
+  if gain.low is None or gain.low <= 0:
     return Recovery(math.nan, math.nan, math.nan, gain)
-  draws = _draws(ours.size, seed)
-  numerator, denominator = (ours - low)[draws].mean(axis=1), (high - low)[draws].mean(axis=1)
+  draws = _draws(method, clusters, seed)
   # A resample without any gain has no ratio and is left out.
   with np.errstate(divide="ignore", invalid="ignore"):
-    ratios = numerator / denominator
+    ratios = (draws @ (ours - low)) / (draws @ (high - low))
   interval = _interval(float((ours - low).mean() / gain.mean), ratios[np.isfinite(ratios)])
   return Recovery(*interval, gain)
 
@@ -137,12 +158,28 @@ def _aligned(*values: Mapping[str, float]) -> list[Float[np.ndarray, " tasks"]]:
   return [np.array([mapping[task] for task in sorted(first)], np.float64) for mapping in values]
 
 
-def _draws(tasks: int, seed: int) -> Int[np.ndarray, "samples tasks"]:
-  """Returns the tasks of each bootstrap resample; the same for every figure of one report."""
-  return np.random.default_rng(seed).integers(tasks, size=(SAMPLES, tasks))
+def _draws(
+  tasks: Iterable[str], clusters: Clusters, seed: int
+) -> Int[np.ndarray, "samples tasks"] | None:
+  """Returns how often each bootstrap resample has each of the sorted tasks, the same for every
+  figure of a report; None for one cluster.
+
+  As many clusters are drawn as there are, each with all its tasks.
+  """
+  names = [clusters.get(task, task) for task in sorted(tasks)]
+  which = np.unique(names, return_inverse=True)[1]
+  number = int(which.max()) + 1
+  if number < 2:
+    return None
+  drawn = np.random.default_rng(seed).integers(number, size=(SAMPLES, number))
+  drawn += number * np.arange(SAMPLES)[:, None]
+  times = np.bincount(drawn.ravel(), minlength=SAMPLES * number).reshape(SAMPLES, number)
+  return times[:, which]
 
 
-def _interval(mean: float, resampled: Float[np.ndarray, " samples"]) -> Interval:
+def _interval(mean: float, resampled: Float[np.ndarray, " samples"] | None) -> Interval:
+  if resampled is None:
+    return Interval(mean, None, None)
   tail = (1 - COVERAGE) / 2
   low, high = np.quantile(resampled, [tail, 1 - tail])
   return Interval(mean, float(low), float(high))

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 Curve = Mapping[str, Sequence[Sequence[int | float]]]  # {method: (minutes, exact match) pairs}
 _Style = Mapping[str, Mapping[str, str]]  # {method: colour and marker}
+_Bounds = Mapping[str, float | None]  # {"mean", "low", "high"}, the latter two None together
 
 LABELS = {
   "zero_shot": "zero-shot",
@@ -23,6 +24,7 @@ LABELS = {
 # Okabe and Ito's colours, told apart by most colour-blind readers; shapes differ as well.
 COLOURS = ["#999999", "#CC79A7", "#E69F00", "#56B4E9", "#D55E00", "#444444", "#009E73", "#0072B2"]
 MARKERS = ["|", "x", "+", "s", "o", "D", "^", "v", "*"]
+OVER_FAMILIES = "score_over_families"
 SMALL_GAIN = 0.05  # a task in which in-context gains less has no recovery worth drawing
 RECOVERY_RANGE = (-0.5, 1.5)
 
@@ -58,14 +60,15 @@ def _clean(axes: Axes, grid: str) -> None:
   axes.spines[["top", "right"]].set_visible(False)
 
 
-def _bars(axes: Axes, scores: Mapping[str, Mapping[str, float]], style: _Style) -> None:
+def _bars(axes: Axes, scores: Mapping[str, _Bounds], style: _Style) -> None:
   """Draws a bar per method, from top to bottom, with its interval."""
   methods = ordered(list(scores))[::-1]
   for row, method in enumerate(methods):
     found = scores[method]
     axes.barh(row, found["mean"], color=style[method]["color"], height=0.62)
-    axes.plot([found["low"], found["high"]], [row, row], color="black", linewidth=1.5)
-    axes.text(max(found["high"], found["mean"]) + 0.01, row, f"{found['mean']:.3f}", va="center")
+    ends = [found["low"], found["high"]] if has_interval(found) else []
+    axes.plot(ends, [row] * len(ends), color="black", linewidth=1.5)
+    axes.text(max([found["mean"], *ends]) + 0.01, row, f"{found['mean']:.3f}", va="center")
   axes.set_yticks(range(len(methods)), [label(m) for m in methods])
   axes.set_xlim(0, 1)
   _clean(axes, "x")
@@ -88,11 +91,32 @@ def _dots(
   _clean(axes, "x")
 
 
+def has_interval(figure: _Bounds) -> bool:
+  """Whether a figure has an interval: one of a single cluster of tasks has none."""
+  return None not in (figure["low"], figure["high"])
+
+
+def intervals(results: Mapping[str, Any]) -> str:
+  """Returns what the intervals of an evaluation are over, for people."""
+  clusters = results.get("clusters", {})
+  number = len({clusters.get(task, task) for task in results["tasks"]})
+  if number < 2:
+    return f"no intervals over one {'cluster of tasks' if clusters else 'task'}"
+  return f"95% intervals over {f'{number} clusters of tasks' if clusters else 'tasks'}"
+
+
 def main_figure(results: Mapping[str, Any]) -> str:
-  """Returns what a report is about: "score", where a task's own metric is no exact match, else
-  "exact_match"."""
+  """Returns what a report is about: what the results say, the mean over families for one; else
+  "score", where a task's own metric is no exact match, or "exact_match"."""
+  if "main_figure" in results:
+    return results["main_figure"]
   own = set(results.get("metrics", {}).values()) - {"strict_match"}
   return "score" if own and "score" in results["recovery"] else "exact_match"
+
+
+def of_one_task(figure: str) -> str:
+  """Returns the figure of single tasks and families that a mean over families is made of."""
+  return "score" if figure == OVER_FAMILIES else figure
 
 
 def words(figure: str) -> str:
@@ -103,7 +127,7 @@ def words(figure: str) -> str:
 def tasks(results: Mapping[str, Any], hypermodel: str) -> bytes:
   """Draws a row per task: the main figure of every method (left), the hypermodel's recovery
   (right)."""
-  per_task, main = results["tasks"], main_figure(results)
+  per_task, main = results["tasks"], of_one_task(main_figure(results))
   methods = ordered(list(results["methods"]))
   by_gain = sorted(per_task, key=lambda t: per_task[t]["in_context"][main])
   style, figure = _style(methods), Figure(figsize=(11, 1.6 + 0.27 * len(by_gain)))
@@ -141,13 +165,11 @@ def summary(results: Mapping[str, Any]) -> bytes:
   figure = Figure(figsize=(7, 0.9 + 0.42 * len(methods)))
   axes = figure.subplots()
   _bars(axes, methods, _style(list(methods)))
-  axes.set_xlabel(
-    f"macro {words(main)} over {len(results['tasks'])} tasks, 95% intervals over tasks"
-  )
+  axes.set_xlabel(f"macro {words(main)}, {len(results['tasks'])} tasks, {intervals(results)}")
   return _png(figure)
 
 
-def runs(scores: Mapping[str, Mapping[str, Mapping[str, float]]]) -> bytes:
+def runs(scores: Mapping[str, Mapping[str, _Bounds]]) -> bytes:
   """Draws a panel per run: the score of every method with its interval.
 
   Args:
@@ -157,7 +179,7 @@ def runs(scores: Mapping[str, Mapping[str, Mapping[str, float]]]) -> bytes:
   figure, panels = _panels({run: 0.42 * len(methods) for run, methods in scores.items()}, 7.0)
   for axes, methods in zip(panels, scores.values(), strict=True):
     _bars(axes, methods, style)
-  panels[-1].set_xlabel("score, 95% intervals over tasks")
+  panels[-1].set_xlabel("score, 95% intervals")
   return _png(figure)
 
 
@@ -208,7 +230,8 @@ def steps(results: Mapping[str, Any]) -> bytes:
       at = [point["step"] for point in points]
       mean, low, high = ([p[field][k] for p in points] for k in ("mean", "low", "high"))
       axes.plot(at, mean, label=label(method), markersize=5, linewidth=1.6, **style[method])
-      axes.fill_between(at, low, high, color=style[method]["color"], alpha=0.1, linewidth=0)
+      if has_interval(points[0][field]):
+        axes.fill_between(at, low, high, color=style[method]["color"], alpha=0.1, linewidth=0)
     axes.set_xlabel("steps of tuning on the task")
     axes.set_ylabel(f"{field.replace('_', ' ')}, mean of {len(results['tasks'])} tasks")
     _clean(axes, "both")

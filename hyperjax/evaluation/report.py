@@ -16,7 +16,7 @@ import rich.console
 import rich.table
 
 from hyperjax import storage
-from hyperjax.evaluation import figures, plots
+from hyperjax.evaluation import figures, metrics, plots, tables
 from hyperjax.evaluation.figures import Records
 
 # {figure: its column, behind those of the main one}
@@ -24,7 +24,7 @@ OTHERS = {
   "exact_match": "exact match",
   "option_accuracy": "option accuracy",
   "score": "score",
-  "score_over_families": "score over families",
+  plots.OVER_FAMILIES: "score over families",
   "score_worst_seed": "score, worst seed",
 }
 SAMPLES_PER_TASK = 2
@@ -40,15 +40,24 @@ that have options.
 to 1; its mean over families counts every family (a data set, a category) alike; for the worst \
 seed every task counts with the lowest of its seeds' scores.
 - Every figure is a **macro average**: the mean over queries within a task and a seed, then over \
-seeds, then over tasks. In brackets: a 95% bootstrap interval over tasks (10 000 resamples).
+seeds, then over tasks; a score over families: over the tasks of each family, then over families. \
+In brackets: a 95% bootstrap interval over tasks, or families (10 000 resamples).
+- **Clusters** ("clusters" in results.json): tasks that are versions of one thing, such as the \
+templates of a data set or copies of a task with other labels, are no independent tasks, and the \
+bootstrap draws them together. One task or cluster alone has no interval. Where every family is a \
+cluster, the report is about the score over families, as papers are.
 - **Recovery** = (method - zero-shot) / (in-context - zero-shot), a ratio of macro averages: of \
-the score, where a task's metric is another than exact match, else of exact match. Numerator and \
-denominator are of the same resampled tasks. It is undefined where the interval of the \
-denominator is not wholly above 0.
+the score over families, where the report is about that; else of the score, where a task's metric \
+is another than exact match; else of exact match. Numerator and denominator are of the same \
+resampled tasks. It is undefined where the denominator has no interval that is wholly above 0.
+- **Zero-shot** reads the query alone. Where a task's instruction stands in front of its examples, \
+as in Super-NaturalInstructions, zero-shot lacks it with them, so that recovery is of what both \
+give. Where it stands in the query, as in P3, zero-shot has it.
 - All methods answered the same queries with the same supports. **φ of another task** and **φ of \
-shuffled outputs** are controls: the hypermodel read the support of another task, or this task's \
-inputs with each other's outputs. **in-context, shuffled outputs**: the model itself read the \
-latter, which shows how much of these tasks their inputs and outputs give away without the pairing.
+shuffled outputs** are controls: the hypermodel read the support of another task, its instruction \
+included, or this task's inputs with each other's outputs, behind this task's own instruction. \
+**in-context, shuffled outputs**: the model itself read the latter, which shows how much of these \
+tasks their instructions, inputs and outputs give away without the pairing.
 """
 
 
@@ -61,6 +70,7 @@ def write(
   curve: plots.Curve | None = None,
   task_metrics: Mapping[str, str] | None = None,
   left_out: Mapping[str, int] | None = None,
+  clusters: metrics.Clusters | None = None,
 ) -> dict[str, Any]:
   """Writes a report and prints its table; returns what results.json holds.
 
@@ -76,13 +86,15 @@ def write(
     curve: {method: (minutes of training, macro exact match) pairs}.
     task_metrics: {task: its own metric}, as `scores.choose` returns it.
     left_out: {task: how many of its queries were not asked}.
+    clusters: {task: what it is one of several versions of}: they are resampled together.
 
   Raises:
     ValueError: a method is missing, or methods did not answer the same queries.
   """
   results = figures.summarise(
-    records, hypermodel=hypermodel, about=about, task_metrics=task_metrics, left_out=left_out
-  )
+    records, hypermodel=hypermodel, about=about, task_metrics=task_metrics, left_out=left_out,
+    clusters=clusters,
+  )  # fmt: skip
   images = {"methods.png": plots.summary(results), "tasks.png": plots.tasks(results, hypermodel)}
   if curve:
     images["curve.png"] = plots.curve(results, curve)
@@ -109,15 +121,6 @@ def read_records(folder: str | os.PathLike) -> dict[str, list[dict[str, Any]]]:
 # ---- For people ---------------------------------------------------------------------------------
 
 
-def _bracketed(figure: Mapping[str, float | None] | None, digits: int = 3) -> str:
-  if figure is None:
-    return ""
-  if figure["mean"] is None:
-    return "undefined"
-  mean, low, high = (f"{figure[key]:.{digits}f}" for key in ("mean", "low", "high"))
-  return f"{mean} [{low}, {high}]"
-
-
 def _rows(results: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
   """Returns the header and the rows of the main table: the main figure first."""
   main = plots.main_figure(results)
@@ -127,9 +130,9 @@ def _rows(results: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
   rows = []
   for method, found in results["methods"].items():
     recovered = results["recoveries"].get(method, {})
-    row = [plots.label(method), _bracketed(found[main]), _bracketed(recovered.get(main), 2)]
-    row += [_bracketed(found["log_likelihood"], 2)]
-    row += [_bracketed(found.get(name)) for name in others]
+    row = [plots.label(method), tables.text(found[main]), tables.text(recovered.get(main), 2)]
+    row += [tables.text(found["log_likelihood"], 2)]
+    row += [tables.text(found.get(name)) for name in others]
     rows.append(row)
   return header, rows
 
@@ -139,7 +142,7 @@ def table(results: Mapping[str, Any]) -> rich.table.Table:
   header, rows = _rows(results)
   size = f"{len(results['tasks'])} tasks, {results['num_queries']} queries"
   drawn = rich.table.Table(
-    title=f"Held-out: {size}; 95% intervals over tasks",
+    title=f"Held-out: {size}; {plots.intervals(results)}",
     box=rich.box.SIMPLE_HEAD,
     show_edge=False,
     padding=0,
@@ -165,8 +168,11 @@ def headline(results: Mapping[str, Any]) -> str:
       f"{name} recovers {recovered['mean']:.0%} [{recovered['low']:.0%}, {recovered['high']:.0%}] "
       "of what reading the examples in context gains"
     )
+  size = f"{len(results['tasks'])} held-out task{'s' * (len(results['tasks']) > 1)}"
+  if main == plots.OVER_FAMILIES:
+    size += f" in {len(results['families'])} families"
   return (
-    f"On {len(results['tasks'])} held-out tasks, {share}: {plots.words(main)} "
+    f"On {size}, {share}: {plots.words(main)} "
     f"{means['zero_shot']:.3f} zero-shot, {means[results['hypermodel']]:.3f} {name}, "
     f"{means['in_context']:.3f} in context."
   )
@@ -178,7 +184,7 @@ def _markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str
 
 
 def _group_table(results: Mapping[str, Any], key: str, name: str) -> str:
-  methods, main = list(results["methods"]), plots.main_figure(results)
+  methods, main = list(results["methods"]), plots.of_one_task(plots.main_figure(results))
   rows = [
     [group, *(f"{found[m][main]:.3f}" for m in methods)]
     for group, found in results[key].items()
@@ -214,7 +220,7 @@ def _code(text: str, limit: int = 80) -> str:
 
 def markdown(results: Mapping[str, Any], records: Records, images: Sequence[str]) -> str:
   """Returns report.md."""
-  (header, rows), main = _rows(results), plots.words(plots.main_figure(results))
+  (header, rows), main = _rows(results), plots.of_one_task(plots.main_figure(results))
   log_likelihood = results["recovery"]["log_likelihood"]
   used = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
   seeds = ", ".join(map(str, results["seeds"]))
@@ -225,16 +231,16 @@ def markdown(results: Mapping[str, Any], records: Records, images: Sequence[str]
     _markdown_table(header, rows),
     f"{results['num_queries']} queries of {len(results['tasks'])} tasks in "
     f"{len(results['families'])} families; evaluation seeds: {seeds}. Recovery by log-likelihood: "
-    f"{_bracketed(log_likelihood, 2)}. The frozen model: {results['base']}.",
+    f"{tables.text(log_likelihood, 2)}. The frozen model: {results['base']}.",
     *(f"Recovery by {plots.words(figure)} is {found['note']}."
       for figure, found in results["recovery"].items() if "note" in found),
     *([f"Not asked, since a support holds their input: {left_out}."] if left_out else []),
     *(f"![{name.removesuffix('.png')}]({name})" for name in images),
     "## How each figure is defined",
     DEFINITIONS.rstrip(),
-    f"## {main.capitalize()} per family",
+    f"## {plots.words(main).capitalize()} per family",
     _group_table(results, "families", "family"),
-    f"## {main.capitalize()} per task",
+    f"## {plots.words(main).capitalize()} per task",
     _group_table(results, "tasks", "task"),
     "## Sample predictions",
     f"The first {SAMPLES_PER_TASK} queries of each task; ✓ marks an exact match.",

@@ -1,7 +1,8 @@
 """Finished evaluations side by side: as tables, as Markdown and as CSV.
 
 `Runs` is {name of a run: what its results.json holds}. The score of a method is the mean of every
-task's own metric where the results hold it, else exact match.
+task's own metric where the results hold it, else exact match; it is averaged over families where
+the results are about that, else over tasks.
 """
 
 import csv
@@ -18,10 +19,14 @@ from hyperjax.evaluation import metrics, plots
 
 Results = Mapping[str, Any]
 Runs = Mapping[str, Results]
-# A text, a number, {"mean", "low", "high"}, or None where there is nothing to show.
+# A text, a number, {"mean", "low", "high"} (the latter two None where a figure has no interval), or
+# None where there is nothing to show.
 Cell = str | int | float | Mapping[str, Any] | None
 
-FIGURES = ("score", "score_worst_seed", "exact_match", "option_accuracy", "log_likelihood")
+FIGURES = (
+  "score", plots.OVER_FAMILIES, "score_worst_seed", "exact_match", "option_accuracy",
+  "log_likelihood",
+)  # fmt: skip
 BOUNDS = ("mean", "low", "high")
 
 
@@ -36,19 +41,21 @@ class Table:
 
 
 def score(results: Results) -> str:
-  """Returns which figure of a run is its score: "score" or "exact_match"."""
-  found = all("score" in method for method in results["methods"].values())
-  return "score" if found else "exact_match"
+  """Returns which figure of a run is its score: the one over families, "score" or "exact_match"."""
+  held = lambda figure: all(figure in method for method in results["methods"].values())
+  if plots.main_figure(results) == plots.OVER_FAMILIES and held(plots.OVER_FAMILIES):
+    return plots.OVER_FAMILIES
+  return "score" if held("score") else "exact_match"
 
 
-def scores(results: Results) -> dict[str, Mapping[str, float]]:
+def scores(results: Results) -> dict[str, Mapping[str, float | None]]:
   """Returns {method: its score, with its interval}."""
   return {method: found[score(results)] for method, found in results["methods"].items()}
 
 
 def grouped(results: Results, groups: str) -> dict[str, dict[str, float]]:
   """Returns {task or family: {method: its score}}; `groups` is "tasks" or "families"."""
-  figure = score(results)
+  figure = plots.of_one_task(score(results))
   return {
     group: {method: found[figure] for method, found in methods.items() if figure in found}
     for group, methods in results[groups].items()
@@ -84,10 +91,13 @@ def comparison(runs: Runs) -> Table:
     for method, found in results["methods"].items()
   ]  # fmt: skip
   note = (
-    "Macro averages over tasks; in brackets 95% bootstrap intervals over tasks. Score: by the "
-    "tasks' own metrics; worst seed: of each task the lowest of its seeds. Recovery: what a method "
-    "gains of that which reading the examples in context gains over zero-shot, by score, or by "
-    "exact match where a run has no score. Each run's report.md defines its figures."
+    "Macro averages over tasks; in brackets 95% bootstrap intervals over tasks, in which versions "
+    "of one task, such as the templates of a data set, are drawn together. Score: by the tasks' "
+    "own metrics; over families: the mean over data sets (or categories) of the mean over their "
+    "tasks; worst seed: of each task the lowest of its seeds. Recovery: what a method gains of "
+    "that which reading the examples in context gains over zero-shot, by score (over families, "
+    "where these are data sets with their templates), or by exact match where a run has no score. "
+    "Each run's report.md defines its figures."
   )
   return Table("Methods", note, header, rows)
 
@@ -143,14 +153,15 @@ def _words(name: str) -> str:
 # ---- Text ---------------------------------------------------------------------------------------
 
 
-def text(cell: Cell) -> str:
-  """Returns a cell as people read it."""
+def text(cell: Cell, digits: int = 3) -> str:
+  """Returns a cell as people read it, its numbers with so many digits behind the point."""
   if isinstance(cell, Mapping):
     if cell["mean"] is None:
       return "undefined"
-    return "{:.3f} [{:.3f}, {:.3f}]".format(*(cell[bound] for bound in BOUNDS))
+    mean, *ends = (f"{cell[bound]:.{digits}f}" for bound in BOUNDS if cell[bound] is not None)
+    return f"{mean} [{', '.join(ends)}]" if ends else mean
   if isinstance(cell, float):
-    return f"{cell:.3f}"
+    return f"{cell:.{digits}f}"
   return "" if cell is None else str(cell)
 
 

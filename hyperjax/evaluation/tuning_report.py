@@ -28,10 +28,12 @@ def stored(file: pathlib.Path, make: Callable[[], Curve]) -> Curve:
   return curve
 
 
-def write(folder: str | os.PathLike, cells: Cells, about: Mapping[str, str]) -> dict[str, Any]:
-  """Writes the report of a tuning run; returns what results.json holds. `about` is as in
-  `report.write`."""
-  results = {**summarise(cells), **about, "versions": figures.versions()}
+def write(
+  folder: str | os.PathLike, cells: Cells, about: Mapping[str, str], clusters: metrics.Clusters
+) -> dict[str, Any]:
+  """Writes the report of a tuning run; returns what results.json holds. `about` and `clusters` are
+  as in `report.write`."""
+  results = {**summarise(cells, clusters), **about, "versions": figures.versions()}
   files = {
     "curves.png": plots.steps(results),
     "report.md": markdown(results).encode(),
@@ -43,8 +45,8 @@ def write(folder: str | os.PathLike, cells: Cells, about: Mapping[str, str]) -> 
   return results
 
 
-def summarise(cells: Cells) -> dict[str, Any]:
-  """Macro averages over tasks at every step, with 95% bootstrap intervals over tasks.
+def summarise(cells: Cells, clusters: metrics.Clusters) -> dict[str, Any]:
+  """Macro averages over tasks at every step, with 95% bootstrap intervals over their clusters.
 
   A task's figure is its mean over seeds.
   """
@@ -58,7 +60,7 @@ def summarise(cells: Cells) -> dict[str, Any]:
           field: metrics.macro({
             task: float(np.mean([curve[index][field] for curve in curves]))
             for task, curves in tasks.items()
-          })._asdict()
+          }, clusters)._asdict()
           for field in FIELDS
         },
       }

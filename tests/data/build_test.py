@@ -147,6 +147,34 @@ def contents(folder):
   }
 
 
+@dataclasses.dataclass(frozen=True)
+class Versions(fewshot.Folder):
+  """A folder whose tasks are versions of one, all but one."""
+
+  def cluster(self, task):
+    return task if task.endswith("alone") else f"{self.name}.all"
+
+
+def test_what_a_task_is_a_version_of_stands_in_the_manifest_and_names_nothing(tmp_path):
+  """Not in what stores and stored answers are named by: those of older data folders stay valid."""
+  folder = str(write_tasks(tmp_path / "tasks", a=words(), alone=words(), b=words()))
+  entries = []
+  for kind in (fewshot.Folder, Versions):
+    wanted = DataConfig("versions", "bytes", prompt=PROMPT, sources=[kind(folder, name="versions")])
+    manifest = build(wanted, tmp_path / kind.__name__)
+    entries.append(manifest.values["tasks"])
+  assert entries[0] == entries[1]
+  assert [manifest.cluster(task) for task in manifest.tasks] == [
+    "versions.all", "versions.alone", "versions.all"
+  ]  # fmt: skip
+  older = {name: value for name, value in manifest.values.items() if name != "clusters"}
+  (manifest.folder / "manifest.json").write_text(json.dumps(older))
+  older = ensure(wanted, manifest.folder, build=False)
+  assert [older.cluster(task) for task in older.tasks] == list(older.tasks)
+  with pytest.raises(ValueError, match="no task 'versions.c'"):
+    older.cluster("versions.c")
+
+
 def test_processes_build_the_same_bytes(tmp_path, monkeypatch):
   monkeypatch.setattr(store_lib, "_SHARD_TOKENS", 2000)
   monkeypatch.setattr(build_lib, "_CHUNK", 7)
@@ -336,9 +364,8 @@ def test_what_is_wrong_with_the_last_part_is_said_before_the_first_is_built(
   source, tmp_path, monkeypatch
 ):
   monkeypatch.setattr(build_lib.vocabularies, "load", lambda name: Bytes())
-  good, bad = config(source, "sixteen"), config(source, "sixteen", splits=["dev"])
-  parts = {"train": good, "held_out": bad}
-  with pytest.raises(ValueError, match="'sixteen.choice' has none of the splits .* C4_HELD_OUT_SP"):
+  parts = {"train": config(source, "later"), "held_out": config(source, "later", splits=["dev"])}
+  with pytest.raises(ValueError, match="'later.choice' has none of .* C4_HELD_OUT_SPLITS"):
     build_parts(parts=parts, out=str(tmp_path / "data"))
   assert not (tmp_path / "data").exists()
 

@@ -66,8 +66,70 @@ def test_interval_of_two_tasks_is_their_range():
   assert metrics.macro({"a": 0.0, "b": 1.0}) == (0.5, 0.0, 1.0)
 
 
-def test_one_task_has_no_width():
-  assert metrics.macro({"a": 0.3}) == (0.3, 0.3, 0.3)
+def test_one_task_has_no_interval():
+  assert metrics.macro({"a": 0.3}) == (0.3, None, None)
+  found = metrics.recovery({"a": 0.3}, {"a": 0.1}, {"a": 0.5})
+  assert not found.defined and found.gain == (0.4, None, None)
+
+
+# ---- Clusters -----------------------------------------------------------------------------------
+
+
+def test_versions_of_one_thing_are_drawn_together():
+  """Ten templates of one data set tell no more of other data sets than one of them does."""
+  values = {"a.0": 0.0, "b.0": 1.0}
+  copied = {f"{task[0]}.{i}": value for task, value in values.items() for i in range(10)}
+  clusters = {task: task[0] for task in copied}
+  assert metrics.macro(copied, clusters) == metrics.macro(values) == (0.5, 0.0, 1.0)
+  apart = metrics.macro(copied)  # 1.96 x 0.5 / sqrt(20) = 0.22
+  assert (apart.low, apart.high) == pytest.approx((0.3, 0.7), abs=0.06)
+
+
+def test_a_resample_weighs_clusters_by_their_tasks():
+  """Three tasks at 0 and one at 1. Of the resamples of two clusters a quarter has the large one
+  twice (0), a quarter the small one twice (1), and a half both: (3 x 0 + 1) / 4."""
+  values = {"big.1": 0.0, "big.2": 0.0, "big.3": 0.0, "small": 1.0}
+  clusters = {task: "big" for task in values if task.startswith("big")}
+  draws = metrics._draws(values, clusters, 0)
+  means, counts = np.unique(draws @ [0, 0, 0, 1] / draws.sum(axis=1), return_counts=True)
+  assert means.tolist() == [0.0, 0.25, 1.0]
+  assert counts / metrics.SAMPLES == pytest.approx([0.25, 0.5, 0.25], abs=0.02)
+  assert metrics.macro(values, clusters) == (0.25, 0.0, 1.0)
+
+
+def test_one_cluster_has_no_interval():
+  values = {"a.1": 0.25, "a.2": 0.75}
+  clusters = dict.fromkeys(values, "a")
+  assert metrics.macro(values, clusters) == (0.5, None, None)
+  gain = {task: value + 0.125 for task, value in values.items()}
+  assert metrics.difference(gain, values, clusters) == (0.125, None, None)
+  assert not metrics.recovery(gain, values, gain, clusters).defined
+  assert metrics.recovery(gain, values, gain).defined
+
+
+def test_recovery_over_clusters_agrees_with_a_plain_loop():
+  rng = np.random.default_rng(5)
+  tasks = [f"{c}.{i}" for c, size in zip("abcdefgh", (1, 9, 2, 5, 1, 3, 4, 2), strict=True)
+           for i in range(size)]  # fmt: skip
+  zero, context, ours = (
+    {task: rng.uniform(low, high) + 0.02 * ord(task[0]) - 2 for task in tasks}
+    for low, high in ((0, 0.1), (0.4, 0.6), (0.1, 0.5))
+  )
+  ratios = []
+  for draw in np.random.default_rng(9).integers(8, size=(4000, 8)):
+    chosen = [task for i in draw for task in tasks if task[0] == "abcdefgh"[i]]
+    gain = sum(context[t] - zero[t] for t in chosen)
+    ratios.append(sum(ours[t] - zero[t] for t in chosen) / gain)
+  found = metrics.recovery(ours, zero, context, {task: task[0] for task in tasks})
+  assert (found.low, found.high) == pytest.approx(np.quantile(ratios, [0.025, 0.975]), abs=0.01)
+
+
+def test_a_family_has_a_cluster_where_all_its_tasks_have_the_same():
+  tasks = ["p.rte.1", "p.rte.2", "p.cb.1", "q.1", "q.2", "alone"]
+  clusters = {"p.rte.1": "RTE", "p.rte.2": "RTE", "p.cb.1": "CB", "q.1": "x"}
+  assert metrics.family_clusters(tasks, clusters) == {
+    "p.rte": "RTE", "p.cb": "CB", "alone": "alone"
+  }  # fmt: skip
 
 
 def test_interval_agrees_with_the_normal_approximation():
@@ -82,6 +144,9 @@ def test_interval_agrees_with_the_normal_approximation():
 @hypothesis.given(VALUES)
 def test_interval_contains_the_mean_and_lies_within_the_values(values):
   mean, low, high = metrics.macro(values)
+  if len(values) == 1:
+    assert (low, high) == (None, None)
+    return
   assert min(values.values()) - 1e-12 <= low <= high <= max(values.values()) + 1e-12
   assert low - 1e-12 <= mean <= high + 1e-12
   assert metrics.macro(values) == (mean, low, high)

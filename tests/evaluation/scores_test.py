@@ -4,7 +4,7 @@ import pytest
 import tokenizers
 from tokenizers import models, pre_tokenizers
 
-from hyperjax.evaluation import figures, metrics, report, scores
+from hyperjax.evaluation import figures, metrics, plots, report, scores
 
 
 def record(task="a.x", seed=0, **more):
@@ -124,7 +124,7 @@ def test_the_mean_and_the_worst_of_the_seeds():
   records = {method: made_up_seeds() for method in results["methods"]}
   text = report.markdown(results, records, [])
   assert "| method | score | recovery |" in text
-  assert "| score over families | score, worst seed |" in text
+  assert "| option accuracy | score, worst seed |" in text  # one family has no mean over families
   assert "| 0.375 [0.250, 0.500] |" in text and "Not asked" not in text
   one = summarised([r for r in made_up_seeds() if r["seed"] == 13])
   assert "score_worst_seed" not in one["methods"]["hyperllama"]
@@ -165,26 +165,103 @@ def test_a_report_is_about_the_tasks_own_metrics():
   assert "recovers 100%" in plain and "exact match 0.000 zero-shot, 1.000 HyperLlama" in plain
 
 
-def test_a_report_averages_templates_then_data_sets():
-  tasks = {"p3.rte.one": 1, "p3.rte.two": 0, "p3.cb.one": 1}
-  made = [option("yes", "yes", right, task=task) for task, right in tasks.items()]
-  records = {method: made for method in ("zero_shot", "in_context", "hyperllama")}
+RANKED = {  # {task: {method: options right of 4}}
+  "p3.rte.one": {"zero_shot": 0, "hyperllama": 2, "in_context": 4},
+  "p3.rte.two": {"zero_shot": 0, "hyperllama": 1, "in_context": 2},
+  "p3.rte.six": {"zero_shot": 0, "hyperllama": 0, "in_context": 3},
+  "p3.cb.one": {"zero_shot": 1, "hyperllama": 2, "in_context": 3},
+}  # fmt: skip
+
+
+def templates(clusters=None, ranked=RANKED):
+  """(results, records) of templates, four queries each."""
+  records = {
+    method: [
+      option("yes", "yes", int(i < right[method]), task=task, query_id=i)
+      for task, right in ranked.items() for i in range(4)
+    ]
+    for method in ("zero_shot", "in_context", "hyperllama")
+  }  # fmt: skip
   results = figures.summarise(
     records, hypermodel="hyperllama", about=dict.fromkeys(("command", "config", "base"), ""),
-    task_metrics=dict.fromkeys(tasks, "rank_classification"),
+    task_metrics=dict.fromkeys(ranked, "rank_classification"), clusters=clusters,
   )  # fmt: skip
+  return results, records
+
+
+def test_a_report_averages_templates_then_data_sets():
+  results, records = templates()
   found = results["methods"]["hyperllama"]
-  assert found["score"]["mean"] == pytest.approx(2 / 3)
-  assert found["score_over_families"]["mean"] == pytest.approx((1 / 2 + 1) / 2)
-  assert results["families"]["p3.rte"]["hyperllama"]["score"] == pytest.approx(1 / 2)
-  assert results["tasks"]["p3.rte.one"]["hyperllama"]["score"] == 1
+  assert found["score"]["mean"] == pytest.approx((2 + 1 + 0 + 2) / 16)
+  assert found["score_over_families"]["mean"] == pytest.approx((1 / 4 + 1 / 2) / 2)
+  # Of two families a resample may have one twice.
+  assert found["score_over_families"]["low"] == pytest.approx(1 / 4)
+  assert results["tasks"]["p3.rte.one"]["hyperllama"]["score"] == 1 / 2
   [row] = [
     row for row in results["by_seed"]
-    if (row["method"], row["task"]) == ("zero_shot", "p3.rte.two")
+    if (row["method"], row["task"]) == ("zero_shot", "p3.cb.one")
   ]  # fmt: skip
   assert row == {
-    "method": "zero_shot", "task": "p3.rte.two", "family": "p3.rte", "template": "two", "seed": 0,
-    "num_queries": 1, "exact_match": row["exact_match"], "log_likelihood": row["log_likelihood"],
-    "option_accuracy": 0, "score": 0,
+    "method": "zero_shot", "task": "p3.cb.one", "family": "p3.cb", "template": "one", "seed": 0,
+    "num_queries": 4, "exact_match": row["exact_match"], "log_likelihood": row["log_likelihood"],
+    "option_accuracy": 1 / 4, "score": 1 / 4,
   }  # fmt: skip
-  assert "score over families" in report.markdown(results, records, [])
+  # Without a source that says that they are templates, they are tasks.
+  assert results["main_figure"] == "score" and results["clusters"] == {}
+  text = report.markdown(results, records, [])
+  assert "| method | score | recovery |" in text and "score over families" in text
+
+
+def test_where_tasks_are_templates_a_report_is_about_their_data_sets():
+  clusters = {task: task.rpartition(".")[0] for task in RANKED}
+  results, records = templates(clusters)
+  assert results["main_figure"] == "score_over_families" and results["clusters"] == clusters
+  # Zero-shot (0 + 1/4) / 2, HyperLlama (1/4 + 1/2) / 2, in-context (3/4 + 3/4) / 2.
+  expected = ((1 / 4 + 1 / 2) - 1 / 4) / (3 / 2 - 1 / 4)
+  for found in (results["recovery"], results["recoveries"]["hyperllama"]):
+    # Of one data set alone: RTE recovers (1/4) / (3/4), CB (1/4) / (2/4).
+    assert found["score_over_families"] == pytest.approx(
+      {"mean": expected, "low": 1 / 3, "high": 1 / 2}
+    )
+  per_task = results["recovery"]["score"]
+  assert per_task["mean"] == pytest.approx((5 - 1) / (12 - 1))
+  # Data sets are drawn, not templates: the ends are those of one data set.
+  assert (per_task["low"], per_task["high"]) == pytest.approx((1 / 3, 1 / 2))
+  assert report.headline(results) == (
+    "On 4 held-out tasks in 2 families, HyperLlama recovers 40% [33%, 50%] of what reading the "
+    "examples in context gains: score over families 0.125 zero-shot, 0.375 HyperLlama, 0.750 in "
+    "context."
+  )
+  text = report.markdown(results, records, [])
+  assert "| method | score over families | recovery | log-likelihood | exact match |" in text
+  assert "| HyperLlama | 0.375 [0.250, 0.500] | 0.40 [0.33, 0.50] |" in text
+  assert "## Score per family" in text and "| p3.rte | 0.000 | 0.250 | 0.750 |" in text
+  assert "## Score per task" in text and "| p3.rte.two | 0.000 | 0.250 | 0.500 |" in text
+  assert report.table(results).title == (
+    "Held-out: 4 tasks, 16 queries; 95% intervals over 2 clusters of tasks"
+  )
+  assert min(map(len, (plots.summary(results), plots.tasks(results, "hyperllama")))) > 1000
+
+
+def test_categories_are_no_clusters():
+  """Tasks of a category are tasks: the mean over categories is a figure among others."""
+  results, _ = templates({"p3.rte.one": "x", "p3.rte.two": "x"})
+  assert results["main_figure"] == "score"
+  assert results["clusters"] == {"p3.rte.one": "x", "p3.rte.two": "x"}
+
+
+@pytest.mark.parametrize("names, note", [
+  (["p3.cb.one"], "undefined: one task has no interval"),
+  (["p3.rte.one", "p3.rte.two"], "undefined: 2 tasks that are versions of one have no interval"),
+])  # fmt: skip
+def test_what_one_task_or_data_set_recovers_has_no_bounds(names, note):
+  results, records = templates(dict.fromkeys(names, "x"), {name: RANKED[name] for name in names})
+  found = results["methods"]["in_context"]
+  assert found["score"] == {"mean": 3 / 4, "low": None, "high": None}
+  assert "score_over_families" not in found
+  assert {recovered["note"] for recovered in results["recovery"].values()} == {note}
+  assert f"held-out task{'s' * (len(names) > 1)}, recovery is {note}: " in report.headline(results)
+  text = report.markdown(results, records, [])
+  assert "| in-context | 0.750 |  |" in text and "[" not in text.split("##")[0].split("![")[0]
+  assert "no intervals over one " in report.table(results).title
+  assert len(plots.summary(results)) > 1000

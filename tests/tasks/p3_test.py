@@ -192,6 +192,11 @@ def test_episodes_have_the_options_of_the_validation_split(data, tmp_path):
   task = "asked.super_glue_copa._why_C1_or_C2"
   assert manifest.values["tasks"][task]["metrics"] == ["rank_classification"]
   assert manifest.splits(task) == ("train", "validation") and manifest.rate(task) == 0.25
+  assert {task: manifest.cluster(task) for task in manifest.tasks} == {
+    "asked.anli.GPT_3_style_r1": "asked.anli", "asked.anli.GPT_3_style_r2": "asked.anli",
+    task: "asked.super_glue_copa",
+    "asked.super_glue_wsc_fixed.p_is_are_r": "asked.super_glue_wsc_fixed",
+  }  # fmt: skip
   (episode,) = eval_episodes.eval_episodes(
     manifest, task, num_shots=4, num_queries=10, max_queries=None, seed=0
   )

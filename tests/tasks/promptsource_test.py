@@ -125,7 +125,7 @@ def test_tasks_are_called_as_in_p3(tmp_path):
   assert {template.dataset for template in tasks.values()} == {
     "super_glue_copa", "super_glue_rte", "wiki.qa"
   }  # fmt: skip
-  assert set(map(family, tasks)) == {
+  assert {Templates(str(tmp_path)).cluster(task) for task in tasks} == set(map(family, tasks)) == {
     "promptsource.super_glue_copa", "promptsource.super_glue_rte", "promptsource.wiki_qa"
   }  # fmt: skip
 

@@ -17,6 +17,7 @@ from hyperjax.data.manifest import DataConfig, digest
 from hyperjax.tasks import symbol_tuning
 from hyperjax.tasks.fewshot import Folder
 from hyperjax.tasks.metaicl import MetaICL
+from hyperjax.tasks.p3 import P3
 from hyperjax.tasks.symbol_tuning import VERSION, SymbolTuning, classes, fewest, letters, tables
 from tests.data.fakes import PROMPT, Bytes
 from tests.tasks import natural_instructions_test as ni
@@ -69,6 +70,11 @@ def test_in_an_episode_a_class_has_one_symbol(folder, tmp_path):
   names = [f"{task}.{copy}" for task in tasks for copy in range(3)]
   assert manifest.tasks == tuple(names)  # capitals have no classes
   assert manifest.values["tasks"][names[0]]["metrics"] == ["accuracy"]
+  # A copy is no task of its own to an evaluation.
+  assert manifest.values["clusters"] == {
+    f"symbols.{folder.name}.{task}.{copy}": f"{folder.name}.{task}"
+    for task in ("reviews", "topics") for copy in range(3)
+  }  # fmt: skip
   stream = TrainStream(manifest, EpisodeConfig(num_shots=8, num_queries=6), seed=0, batch_size=2)
   seen = {}
   for step in range(20):
@@ -83,6 +89,12 @@ def test_in_an_episode_a_class_has_one_symbol(folder, tmp_path):
       assert known | symbols == symbols | known  # the same in all episodes of a copy
   assert set(seen) == set(names)
   assert len({tuple(sorted(symbols.items())) for symbols in seen.values()}) == len(names)
+
+
+def test_a_copy_of_a_template_is_a_version_of_its_data_set():
+  source = SymbolTuning(P3("none", name="p3"), name="symbols")
+  assert source.cluster("symbols.p3.super_glue_rte.must_be_true.11") == "p3.super_glue_rte"
+  assert SymbolTuning(Folder("none")).cluster("symbols.folder.task.3") == "folder.task"
 
 
 def test_copies_show_other_examples_until_all_are_shown(folder, tmp_path):
