@@ -11,7 +11,7 @@
 
 A store of documents (language modelling) has pieces only: piece i is document i. The builder writes
 it in shards, 00000/, 00001/, ..., each a store of documents itself; the meta.json beside them makes
-them one. Examples are never sharded: equal texts share a piece, and a shard knows only its own.
+them one. Examples are never sharded: equal tokens share a piece, and a shard knows only its own.
 """
 
 import bisect

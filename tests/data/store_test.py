@@ -16,6 +16,7 @@ from hyperjax.data.store import DOCUMENTS, EXAMPLES, Chunk, Store
 from tests.data.fakes import (
   PROMPT,
   Bytes,
+  Cased,
   chunk,
   filled,
   numbered,
@@ -77,6 +78,21 @@ def test_statistics_count_examples_not_pieces(tmp_path):
   assert meta["distinct_inputs"] == 2 and meta["examples"] == 4 and meta["pieces"] == 3
   assert meta["lengths"]["input"]["mean"] == (3 * 2 + 5) / 4
   assert meta["lengths"]["shot"]["max"] == 7
+
+
+def test_equal_tokens_share_a_piece_whatever_their_texts(tmp_path):
+  rows = [
+    {"input": "a", "output": "x"}, {"input": "A", "output": "X"}, {"input": "x", "output": "a"},
+  ]  # fmt: skip
+  for name, size in (("one", 3), ("more", 1)):  # in one chunk, or in several
+    with store_lib.writing(tmp_path / name, kind=EXAMPLES, vocabulary_size=259) as writer:
+      for i in range(0, 3, size):
+        writer.add(encode(list(map(filled, rows[i : i + size])), Cased(), PROMPT))
+    store = Store(tmp_path / name)
+    assert store.meta["distinct_inputs"] == 2 and store.meta["pieces"] == 4
+    # An input and a target are never one piece, though their prompts may write them alike.
+    assert store.pairs[0].tolist() == store.pairs[1].tolist() and len(set(store.pairs.flat)) == 4
+    assert [Bytes().decode(store.input(i)) for i in range(3)] == ["a=", "a=", "x="]
 
 
 def test_an_interrupted_write_leaves_nothing(tmp_path):
