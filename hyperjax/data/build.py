@@ -161,8 +161,9 @@ class _Job:
     chunks = itertools.chain(first, chunks)
     if first and first[0].kind == store_lib.EXAMPLES:
       with store_lib.writing(
-        self.path, kind=store_lib.EXAMPLES, vocabulary_size=vocabulary_size
-      ) as writer:
+        self.path, kind=store_lib.EXAMPLES, vocabulary_size=vocabulary_size,
+        source=task_rows.place(self.task, self.split),
+      ) as writer:  # fmt: skip
         for chunk in chunks:
           writer.add(chunk)
         self.files.check()

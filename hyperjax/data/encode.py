@@ -47,7 +47,7 @@ def encode(rows: Rows, vocabulary, prompt: PromptFormat) -> Chunk:
     "definition": ([row["definition"] for row in rows if row["definition"]],
                    prompt.encode_definitions),
   }  # fmt: skip
-  # Equal tokens are one piece, whatever their texts: what has the same tokens is the same to a model.
+  # Equal tokens are one piece, whatever their texts: to a model they are the same.
   ids, numbers, pieces = [], {}, {}
   for kind, (texts, encoder) in wanted.items():
     texts = list(dict.fromkeys(texts))
@@ -66,7 +66,21 @@ def encode(rows: Rows, vocabulary, prompt: PromptFormat) -> Chunk:
   ], np.int64).T  # fmt: skip
   options = [pieces["target"][option] for row in rows for option in row["options"]]
   references = [text.encode() for row in rows for text in row["references"]]
-  return Chunk(*_joined(ids), list(numbers), examples, np.array(options, np.int64), references)
+  return Chunk(
+    *_joined(ids), list(numbers), examples, np.array(options, np.int64), references,
+    alike=_alike(rows, pieces["target"]),
+  )  # fmt: skip
+
+
+def _alike(rows: Rows, pieces: Mapping[str, int]) -> tuple[int, str, str] | None:
+  """The number of the first row of which two options are one piece, and these."""
+  for number, row in enumerate(rows):
+    known: dict[int, str] = {}
+    for option in row["options"]:
+      if pieces[option] in known:
+        return number, known[pieces[option]], option
+      known[pieces[option]] = option
+  return None
 
 
 def _joined(ids: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:

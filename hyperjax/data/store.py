@@ -45,6 +45,7 @@ class Chunk:
     digests: what tells pieces apart, no two the same; None: documents, of which all are kept.
     examples, options: int64, as in a store; pieces, options and references count from 0.
     references: every reference's text in UTF-8.
+    alike: the first example of which two options have the same tokens, and these; None: none has.
   """
 
   tokens: np.ndarray
@@ -53,6 +54,7 @@ class Chunk:
   examples: np.ndarray | None = None
   options: np.ndarray | None = None
   references: Sequence[bytes] = ()
+  alike: tuple[int, str, str] | None = None
 
   @property
   def kind(self) -> str:
@@ -201,8 +203,8 @@ class Writer:
     tokens: how many it has written.
   """
 
-  def __init__(self, path: pathlib.Path, *, kind: str, dtype: np.dtype):
-    self._path, self._kind, self._dtype = path, kind, dtype
+  def __init__(self, path: pathlib.Path, *, kind: str, dtype: np.dtype, source: str):
+    self._path, self._kind, self._dtype, self._source = path, kind, dtype, source
     self._file = open(path / "tokens.bin", "wb")
     self._texts = open(path / "references.bin", "wb")
     self._pieces: dict[bytes, int] = {}
@@ -216,11 +218,20 @@ class Writer:
     """Adds rows behind those that are there; of equal pieces only the first is kept.
 
     Raises:
-      ValueError: a token id is too large for the vocabulary's size.
+      ValueError: a token id is too large for the vocabulary's size, or two options of an example
+        have the same tokens: whichever a model prefers, it would be taken for the right one.
     """
     tokens, lengths = chunk.tokens, chunk.lengths
     if tokens.size and (tokens.min() < 0 or tokens.max() > np.iinfo(self._dtype).max):
       raise ValueError(f"Token ids {tokens.min()}..{tokens.max()} do not fit {self._dtype.name}.")
+    if chunk.alike:
+      number, *options = chunk.alike
+      raise ValueError(
+        f"{self._source}, example {sum(map(len, self._examples)) + number}: its options "
+        f"{options[0]!r} and {options[1]!r} have the same tokens in this vocabulary, so no answer "
+        "tells them apart: use another one (gin: VOCABULARY), mend the options, or leave the task "
+        "out (exclude)."
+      )
     if self._kind == EXAMPLES:
       known = len(self._pieces)
       pieces = [self._pieces.setdefault(digest, len(self._pieces)) for digest in chunk.digests]
@@ -269,15 +280,20 @@ class Writer:
 
 
 @contextlib.contextmanager
-def writing(path: str | os.PathLike, *, kind: str, vocabulary_size: int) -> Iterator[Writer]:
-  """Yields a `Writer`; `path` comes into being at the end, whole, or not at all."""
+def writing(
+  path: str | os.PathLike, *, kind: str, vocabulary_size: int, source: str = "examples"
+) -> Iterator[Writer]:
+  """Yields a `Writer`; `path` comes into being at the end, whole, or not at all.
+
+  `source` is where examples are from, for errors.
+  """
   path = pathlib.Path(path)
   dtype = np.dtype(np.uint16 if vocabulary_size <= 2**16 else np.uint32)
   path.parent.mkdir(parents=True, exist_ok=True)
   temporary = path.with_name(f"{path.name}.partial-{os.getpid()}")
   shutil.rmtree(temporary, ignore_errors=True)
   temporary.mkdir()
-  writer = Writer(temporary, kind=kind, dtype=dtype)
+  writer = Writer(temporary, kind=kind, dtype=dtype, source=source)
   try:
     yield writer
     writer.finish()

@@ -18,7 +18,7 @@ import seqio
 import tensorflow as tf
 
 from hyperjax.data import build as build_lib
-from hyperjax.data import encode, registering, task_rows
+from hyperjax.data import encode, registering, task_rows, vocabularies
 from hyperjax.data import manifest as manifest_lib
 from hyperjax.data import store as store_lib
 from hyperjax.data.build import build_parts
@@ -95,6 +95,17 @@ def test_a_folder_of_tasks_becomes_stores(source, tmp_path):
   assert plain.options(0) is None
   assert [Bytes().decode(o) for o in choice.options(3)] == [f"{b};" for b in WORDS.values()]
   assert str(tmp_path) not in (tmp_path / "out" / "manifest.json").read_text()
+
+
+def test_options_that_a_vocabulary_does_not_tell_apart_are_refused(tmp_path):
+  """Its own has no token of either: both become <unk>."""
+  rows = [{"input": "I am glad.", "output": "\U0001f600", "options": ["\U0001f600", "\U0001f621"]}]
+  wanted = config(write_tasks(tmp_path / "tasks", emoji=rows), "alike")
+  vocabulary = vocabularies.SentencePieceVocabulary(SENTENCEPIECE)
+  with pytest.raises(ValueError, match="^alike.emoji train, example 0: its options "
+                     "'\U0001f600' and '\U0001f621' have the same tokens in this vocabulary"):
+    build_lib.build(wanted, tmp_path / "out", vocabulary=vocabulary)
+  build(wanted, tmp_path / "bytes")
 
 
 def test_a_copied_folder_is_the_same_data(source, tmp_path):

@@ -29,7 +29,7 @@ TEXT = st.text(max_size=8)
 ROW = st.fixed_dictionaries(
   {"input": TEXT, "output": st.text(min_size=1, max_size=8)},
   optional={
-    "options": st.lists(TEXT, max_size=3), "definition": TEXT,
+    "options": st.lists(TEXT, max_size=3, unique=True), "definition": TEXT,
     "references": st.lists(TEXT, max_size=3),
   },
 )
@@ -93,6 +93,21 @@ def test_equal_tokens_share_a_piece_whatever_their_texts(tmp_path):
     # An input and a target are never one piece, though their prompts may write them alike.
     assert store.pairs[0].tolist() == store.pairs[1].tolist() and len(set(store.pairs.flat)) == 4
     assert [Bytes().decode(store.input(i)) for i in range(3)] == ["a=", "a=", "x="]
+
+
+def test_options_with_the_same_tokens_are_refused(tmp_path):
+  """Were they not, each would be as likely as the other, and any answer right."""
+  rows = [{"input": str(i), "output": "b", "options": ["a", "b"]} for i in range(3)]
+  alike = {"input": "4", "output": "B", "options": ["a", "B", "b"]}
+  write_examples(tmp_path / "bytes", [*rows, alike])  # in these they differ
+  with pytest.raises(ValueError, match="^task test, example 4: its options 'B' and 'b' have the "
+                     r"same tokens in this vocabulary.* \(gin: VOCABULARY\)"):
+    with store_lib.writing(
+      tmp_path / "s", kind=EXAMPLES, vocabulary_size=259, source="task test"
+    ) as writer:
+      writer.add(encode(list(map(filled, rows)), Cased(), PROMPT))
+      writer.add(encode(list(map(filled, [rows[0], alike, rows[0]])), Cased(), PROMPT))
+  assert not (tmp_path / "s").exists()
 
 
 def test_an_interrupted_write_leaves_nothing(tmp_path):
