@@ -27,7 +27,7 @@ class EvalConfig:
   Attributes:
     num_shots: examples in a support, or (low, high): drawn for each support between both; or
       `shots.PerClass`: so many of each class. None: all examples of the split that supports come
-      from, in their order; queries with an input of these are left out (see `left_out`).
+      from, in their order. Queries whose inputs supports need are left out (see `left_out`).
     num_queries: queries that share a support.
     max_queries: queries per task; None for all.
     seeds: one evaluation each; a seed draws the supports, the queries stay. Of a task that has
@@ -295,10 +295,9 @@ def _part(
 
 
 def count_left_out(manifest: Manifest, config: EvalConfig) -> dict[str, int]:
-  """Returns {task: how many queries it would ask if its supports did not hold their inputs}.
-
-  Only a support that is a whole split can make that necessary; any other one is drawn without them.
-  """
-  tasks = manifest.select(config.include, config.exclude) if config.num_shots is None else ()
-  counts = {task: len(left_out(manifest, task)) for task in tasks}
+  """Returns {task: how many queries it would ask if its supports did not need their inputs}."""
+  counts = {
+    task: len(left_out(manifest, task, config.num_shots, config.num_queries))
+    for task in manifest.select(config.include, config.exclude)
+  }
   return {task: count for task, count in counts.items() if count}

@@ -255,7 +255,7 @@ def test_a_seed_chooses_its_support_and_all_of_it_is_shown_in_order(prepared):
 
 
 def test_queries_that_their_supports_hold_are_left_out_with_all_seeds_and_counted(prepared):
-  assert eval_episodes.left_out(prepared, "one") == {0}  # "c", which only seed 100 shows
+  assert eval_episodes.left_out(prepared, "one", None, 2) == {0}  # "c", which only seed 100 shows
   assert eval_sets.count_left_out(prepared, WHOLE) == {"one": 1, "two": 1}
   some = dataclasses.replace(WHOLE, include=("two",))
   assert eval_sets.count_left_out(prepared, some) == {"two": 1}
@@ -273,6 +273,38 @@ def test_a_drawn_support_makes_room_for_every_query(prepared):
   for episode in episodes:
     inputs = {shot.split("=")[0] for shot in shots(episode)}
     assert len(inputs) == 2 and not inputs & {Bytes().decode(q.input)[:-1] for q in episode.queries}
+
+
+@pytest.mark.parametrize(
+  "num_shots, left", [(2, {0, 3}), ((1, 2), {0, 3}), (1, set()), (None, {0, 3})]
+)
+def test_queries_that_a_small_support_split_cannot_do_without_are_left_out(
+  tmp_path, num_shots, left
+):
+  """As of a task's two positive examples some are also asked."""
+  few = [{"input": x, "output": "shown"} for x in "ad"]
+  manifest = write_folder(tmp_path, {"t": {"test": labelled("abcdef"), "train": few}})
+  config = EvalConfig(num_shots=num_shots, num_queries=1, max_queries=None, seeds=(0, 1))
+  assert eval_sets.count_left_out(manifest, config) == ({"t": 2} if left else {})
+  for seed in config.seeds:
+    episodes = all_episodes(eval_sets.groups(manifest, config, seed))
+    assert {i for _, i in asked(episodes)} == set(range(6)) - left
+    for episode in episodes:
+      assert not {shot.split("=")[0] for shot in shots(episode)} & {
+        Bytes().decode(query.input)[:-1] for query in episode.queries
+      }
+
+
+def test_queries_of_a_large_support_split_are_all_asked(tmp_path):
+  many = {"test": labelled("abcdef"), "train": labelled("abcdefghijkl")}
+  manifest = write_folder(tmp_path, {"t": many})
+  config = EvalConfig(num_shots=4, num_queries=6, max_queries=None)
+  assert eval_sets.count_left_out(manifest, config) == {}
+  assert len(asked(all_episodes(eval_sets.groups(manifest, config, 0)))) == 6
+
+
+def labelled(inputs):
+  return [{"input": x, "output": x} for x in inputs]
 
 
 def test_a_seed_without_a_support_is_an_error(prepared):
