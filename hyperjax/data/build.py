@@ -296,10 +296,12 @@ class _Plan:
         **{key: value for key, value in meta.items() if key not in ("version", "dtype", "shards")},
       }  # fmt: skip
     tasks = {task: {**x, "splits": splits[task]} for task, x in self.values["tasks"].items()}
+    early = {job.name: splits[job.task.name][job.split].get("ends_early", 0) for job in self.jobs}
     file = self.out / manifest_lib.FILE
     storage.write_whole(file, json.dumps({**self.values, "tasks": tasks}, indent=1))
     rich.console.Console(stderr=True).print(
       f"{self.out}: {len(tasks)} tasks, {len(self.jobs)} stores ({len(missing)} built, "
-      f"{kept} kept). Random preprocessors, if any, are frozen at one draw."
+      f"{kept} kept). Random preprocessors, if any, are frozen at one draw. "
+      f"{self.config.prompt.remark(early)}"
     )
     return Manifest.load(self.out)

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from hyperjax import children
-from hyperjax.data.prompts import PromptFormat
+from hyperjax.data.prompts import PromptFormat, ends_early
 from hyperjax.data.store import Chunk
 
 Rows = Sequence[Mapping[str, Any]]
@@ -66,8 +66,11 @@ def encode(rows: Rows, vocabulary, prompt: PromptFormat) -> Chunk:
   ], np.int64).T  # fmt: skip
   options = [pieces["target"][option] for row in rows for option in row["options"]]
   references = [text.encode() for row in rows for text in row["references"]]
+  end = list(prompt.terminator_ids(vocabulary))
+  early = {piece for piece in set(pieces["target"].values()) if ends_early(ids[piece], end)}
   return Chunk(
     *_joined(ids), list(numbers), examples, np.array(options, np.int64), references,
+    early=sum(pieces["target"][row["targets"]] in early for row in rows),
     alike=_alike(rows, pieces["target"]),
   )  # fmt: skip
 

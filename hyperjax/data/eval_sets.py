@@ -13,7 +13,7 @@ from hyperjax.core.batch import Batch, Support
 from hyperjax.data import continuations, layouts, loader, shapes, shots
 from hyperjax.data import episodes as episodes_lib
 from hyperjax.data.episodes import Episode
-from hyperjax.data.eval_episodes import Lazy, eval_episodes, left_out, other_tasks
+from hyperjax.data.eval_episodes import Lazy, eval_episodes, left_out, other_tasks, query_split
 from hyperjax.data.layouts import Layout
 from hyperjax.data.manifest import Manifest
 from hyperjax.data.shapes import BatchShape
@@ -301,3 +301,13 @@ def count_left_out(manifest: Manifest, config: EvalConfig) -> dict[str, int]:
     for task in manifest.select(config.include, config.exclude)
   }
   return {task: count for task, count in counts.items() if count}
+
+
+def remark(manifest: Manifest, config: EvalConfig) -> str:
+  """Returns a sentence on targets that no answer can be, of the splits that are asked; "" where
+  there are none. Data folders of old have not counted them."""
+  entries = {
+    task: manifest.split(task, query_split(manifest.splits(task)))
+    for task in manifest.select(config.include, config.exclude)
+  }
+  return manifest.prompt.remark({t: entry.get("ends_early", 0) for t, entry in entries.items()})

@@ -45,6 +45,7 @@ class Chunk:
     digests: what tells pieces apart, no two the same; None: documents, of which all are kept.
     examples, options: int64, as in a store; pieces, options and references count from 0.
     references: every reference's text in UTF-8.
+    early: how many targets hold what ends them (see `prompts.ends_early`).
     alike: the first example of which two options have the same tokens, and these; None: none has.
   """
 
@@ -54,6 +55,7 @@ class Chunk:
   examples: np.ndarray | None = None
   options: np.ndarray | None = None
   references: Sequence[bytes] = ()
+  early: int = 0
   alike: tuple[int, str, str] | None = None
 
   @property
@@ -212,7 +214,7 @@ class Writer:
     self._examples: list[np.ndarray] = [np.zeros([0, 5], np.int64)]
     self._options: list[np.ndarray] = [np.zeros([0], np.int64)]
     self._references: list[np.ndarray] = [np.zeros([1], np.int64)]
-    self.tokens = self._num_options = self._num_references = 0
+    self.tokens = self._early = self._num_options = self._num_references = 0
 
   def add(self, chunk: Chunk) -> None:
     """Adds rows behind those that are there; of equal pieces only the first is kept.
@@ -243,6 +245,7 @@ class Writer:
       self._examples.append(examples)
       self._options.append(places[chunk.options])
       self._references.append(_lengths(chunk.references))
+      self._early += chunk.early
       self._num_options += len(chunk.options)
       self._num_references += len(chunk.references)
       self._texts.write(b"".join(chunk.references))
@@ -264,6 +267,7 @@ class Writer:
     else:
       meta = _meta(EXAMPLES, len(examples), lengths, self._dtype.name) | {
         "distinct_inputs": len(np.unique(examples[:, 0])),
+        "ends_early": self._early,  # older stores lack it
         "with_options": int(np.count_nonzero(np.diff(examples[:, 3], append=len(options)))),
         "lengths": {
           "input": _statistics(lengths[examples[:, 0]]),

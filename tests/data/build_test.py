@@ -108,6 +108,20 @@ def test_options_that_a_vocabulary_does_not_tell_apart_are_refused(tmp_path):
   build(wanted, tmp_path / "bytes")
 
 
+def test_targets_that_no_answer_can_be_are_counted_and_remarked_on(tmp_path, capsys):
+  rows = [{"input": "a", "output": "b;c"}, {"input": "b", "output": "b"}]
+  folder = write_tasks(tmp_path / "tasks", lines=rows, plain=words())
+  for kept in (0, 2):
+    manifest = build(config(folder, "early"), tmp_path / "out")
+    assert manifest.split("early.lines", "train")["ends_early"] == 1
+    assert manifest.split("early.plain", "train")["ends_early"] == 0
+    last = " ".join(capsys.readouterr().err.split())
+    assert f"{kept} kept). " in last and last.endswith(
+      "No answer can be 1 of the targets, which hold what ends an answer, ';': 1 of early.lines "
+      "train; a format that ends with EOS has no such limit (gin: PROMPT='qa_eos')."
+    )
+
+
 def test_a_copied_folder_is_the_same_data(source, tmp_path):
   wanted = config(source, "two")
   build(wanted, tmp_path / "out")

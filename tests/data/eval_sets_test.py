@@ -303,6 +303,24 @@ def test_queries_of_a_large_support_split_are_all_asked(tmp_path):
   assert len(asked(all_episodes(eval_sets.groups(manifest, config, 0)))) == 6
 
 
+def test_targets_that_no_answer_can_be_are_remarked_on(tmp_path):
+  """Those of the split that is asked, where they have been counted."""
+  rows = [{"input": "a", "output": "b;c"}, {"input": "b", "output": "b"}]
+  manifest = write_folder(
+    tmp_path,
+    {
+      "lines": {"test": rows, "train": labelled("xyz")},
+      "shown": {"test": labelled("ab"), "train": rows},
+    },
+  )
+  config = EvalConfig(num_shots=1)
+  assert ", ';': 1 of lines; " in eval_sets.remark(manifest, config)
+  for task in manifest.values["tasks"].values():
+    for entry in task["splits"].values():
+      del entry["ends_early"]  # as in older data folders
+  assert eval_sets.remark(manifest, config) == ""
+
+
 def labelled(inputs):
   return [{"input": x, "output": x} for x in inputs]
 

@@ -95,6 +95,16 @@ def test_equal_tokens_share_a_piece_whatever_their_texts(tmp_path):
     assert [Bytes().decode(store.input(i)) for i in range(3)] == ["a=", "a=", "x="]
 
 
+def test_targets_at_which_no_answer_ends_are_counted(tmp_path):
+  """`PROMPT` ends with ";": each example with such a target counts, and no option does."""
+  rows = [
+    {"input": "a", "output": "b;c"}, {"input": "b", "output": "b;c"}, {"input": "c", "output": ";"},
+    {"input": "d;", "output": "b", "options": ["b", "c;"]},
+  ]  # fmt: skip
+  assert write_examples(tmp_path / "s", rows)["ends_early"] == 3
+  assert write_examples(tmp_path / "none", rows[3:])["ends_early"] == 0
+
+
 def test_options_with_the_same_tokens_are_refused(tmp_path):
   """Were they not, each would be as likely as the other, and any answer right."""
   rows = [{"input": str(i), "output": "b", "options": ["a", "b"]} for i in range(3)]
