@@ -128,6 +128,8 @@ def evaluate(
     with_options=[task for task in tasks if eval_episodes.have_options(manifest, task)],
   )  # fmt: skip
   left_out = eval_sets.count_left_out(manifest, episodes)
+  if remark := eval_sets.remark(manifest, episodes):
+    print(f"note: {remark}", file=sys.stderr)
   methods = list(_methods(runs_by_method, hypermodel, model, manifest, devices))
   context = families.context_length(model.source)
   scorer = Scorer(model.architecture.layout, vocabulary, manifest, episodes, context)

@@ -7,6 +7,8 @@ prepared. Neither is read or downloaded at import.
     c4-validation.00000-of-00008.json.gz
     arxiv/arxiv_00a1.jsonl, book.txt        also .zst; subfolders are searched
 
+A folder that has .jsonl files is made of these alone: what lies beside them are lists of addresses
+and sums (RedPajama's urls.txt, the Pile's SHA256SUMS.txt).
 A file or folder whose name has the word "validation" or "test" is of that split, all others are of
 "train". Files are read in order of name, line by line: a corpus need not fit into memory. A text
 file is one document. Documents are cut at line ends like those of `text`; blank ones are left out.
@@ -55,14 +57,14 @@ class Corpus:
     root = pathlib.Path(self.path)
     if not root.is_dir():
       raise FileNotFoundError(f"Source '{self.name}': there is no folder {root}.")
-    splits: dict[str, list[pathlib.Path]] = {}
-    for file in sorted(root.rglob("*")):
-      if file.is_file() and _KINDS.search(file.name):
-        held_out = _HELD_OUT.search(str(file.relative_to(root)).lower())
-        split = "validation" if held_out and held_out[1] else "test" if held_out else "train"
-        splits.setdefault(split, []).append(file)
-    if not splits:
+    found = [file for file in sorted(root.rglob("*")) if _kind(file) and file.is_file()]
+    if not found:
       raise ValueError(f"{root}: no file ends in .jsonl, .json or .txt, or these with .gz or .zst.")
+    splits: dict[str, list[pathlib.Path]] = {}
+    for file in [file for file in found if _kind(file) == "jsonl"] or found:
+      held_out = _HELD_OUT.search(str(file.relative_to(root)).lower())
+      split = "validation" if held_out and held_out[1] else "test" if held_out else "train"
+      splits.setdefault(split, []).append(file)
     return splits
 
   def fingerprints(self) -> Mapping[str, str]:
@@ -176,7 +178,7 @@ class Documents:
 def read(path: pathlib.Path, raw: io.BufferedIOBase) -> Iterator[str]:
   """Yields the documents of an open file; of a long text file, pieces."""
   lines = rows.lines(path, _opened(path, raw))
-  if _KINDS.search(path.name)[1] != "txt":
+  if _kind(path) != "txt":
     for where, line in lines:
       if line.strip():
         yield _text(rows.parse(line.strip(), where), where)
@@ -189,6 +191,12 @@ def read(path: pathlib.Path, raw: io.BufferedIOBase) -> Iterator[str]:
     gathered.append(line.replace("\r\n", "\n"))
     characters += len(line)
   yield "".join(gathered)
+
+
+def _kind(path: pathlib.Path) -> str | None:
+  """A file's ending, without that of its compression; None where it is no text of a corpus."""
+  found = _KINDS.search(path.name)
+  return found and found[1]
 
 
 def _opened(path: pathlib.Path, raw: io.BufferedIOBase) -> io.BufferedIOBase:

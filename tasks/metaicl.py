@@ -26,6 +26,8 @@ from hyperjax.data.manifest import did_you_mean, digest, file_digest
 from hyperjax.tasks import fewshot, folders
 
 KINDS = ("classification", "multi-choice", "free-form")
+# What is done with options: they are ranked, or only name a task's labels, or are not read.
+RANKED, LABELS, UNREAD = "ranked", "labels", "unread"
 SEEDS = (100, 13, 21, 42, 87)
 _TRAINING = "16384_100"  # examples and seed in the names of training tasks' files
 
@@ -52,6 +54,10 @@ class MetaICL:
     path: the checkout.
     setting: a file in its folder `config`, such as 'hr_to_lr' or 'class_to_class'.
     part: 'train', or target tasks: 'test' or 'unseen_domain_test'.
+    include: tasks to take, as the setting calls them; all, where empty.
+    exclude: tasks to leave out; of any part, so that one list serves all.
+    options: whether training tasks have their options, which symbol tuning reads their labels from.
+      Nothing ranks them, and MetaICL's own files have some twice, or empty.
     seeds: which draws of the target tasks' examples, of `SEEDS`; none: they only have a test split.
     k: how many examples a target task shows.
     name: name of the mixture and first part of the tasks' names; "": `metaicl_<setting>`, and
@@ -61,12 +67,16 @@ class MetaICL:
   path: str
   setting: str = "hr_to_lr"
   part: str = "train"
+  include: Sequence[str] = ()
+  exclude: Sequence[str] = ()
+  options: bool = False
   seeds: Sequence[int] = SEEDS
   k: int = 16
   name: str = ""
 
   def __post_init__(self):
-    object.__setattr__(self, "seeds", tuple(self.seeds))
+    for field in ("include", "exclude", "seeds"):
+      object.__setattr__(self, field, tuple(getattr(self, field)))
     if not set(self.seeds) <= set(SEEDS):
       raise ValueError(f"MetaICL: seeds is {self.seeds}; MetaICL draws with {SEEDS}.")
     part = "" if self.part == "train" else f"_{self.part}"
@@ -94,7 +104,7 @@ class MetaICL:
     from hyperjax.tasks import registry
 
     tasks = self.tasks()
-    fewest = 0 if self.part == "train" else 2  # answers of target tasks are ranked
+    use = RANKED if self.part != "train" else LABELS if self.options else UNREAD
     for name, task in tasks.items():
       for other in task.tests[1:]:
         if not filecmp.cmp(task.tests[0], other, shallow=False):
@@ -102,7 +112,7 @@ class MetaICL:
             f"{task.tests[0]} and {other} differ, though every seed is asked the same: make them "
             "again, or name one of these seeds alone."
           )
-      splits = {split: functools.partial(load, file, fewest) for split, file in task.files.items()}
+      splits = {split: functools.partial(load, file, use) for split, file in task.files.items()}
       classes = task.kind == "classification"
       metric = classification.macro_f1 if classes else classification.accuracy
       registry.add_rows(
@@ -115,7 +125,8 @@ class MetaICL:
 
     Raises:
       FileNotFoundError: a file is missing; says what makes it.
-      ValueError: an unknown setting, part or kind of task, or a file that is not as MetaICL has it.
+      ValueError: an unknown setting, part, name or kind of task, none that is left, or a file that
+        is not as MetaICL has it.
     """
     root = pathlib.Path(self.path)
     file = root / "config" / f"{self.setting}.json"
@@ -132,6 +143,13 @@ class MetaICL:
         f"{file}: '{self.part}' is no list of tasks there; it has {sorted(parts)}."
         f"{did_you_mean(self.part, parts)}"
       )
+    every = (task for part in parts.values() if isinstance(part, list) for task in part)
+    known = {task for task in every if isinstance(task, str)}
+    folders.check_names(self, known, file, "task")
+    include = self.include or members
+    members = [task for task in members if task in include and task not in self.exclude]
+    if not members:
+      raise ValueError(f"{file}: include and exclude leave no task of '{self.part}'.")
     names = folders.unique((f"{self.name}.{folders.legal(task)}", task) for task in members)
     return {name: self._task(root, task) for name, task in names.items()}
 
@@ -166,12 +184,13 @@ def _script(task: str) -> str:
   return f"_build_gym.py --build{' --inst' if task.startswith('inst:') else ''}"
 
 
-def load(path: str | os.PathLike, fewest_options: int = 0) -> list[dict[str, Any]]:
+def load(path: str | os.PathLike, use: str = RANKED) -> list[dict[str, Any]]:
   """Reads and checks one file of examples.
 
   Args:
     path: the file.
-    fewest_options: how many answers an example must at least leave to choose from.
+    use: `RANKED`: at least two options are needed; `LABELS`: none is, and those that are empty or
+      there already are left out; `UNREAD`: whatever they are, examples have none.
 
   Returns:
     Dicts of `inputs`, `targets` and `options`, which is empty where answers are free.
@@ -179,18 +198,22 @@ def load(path: str | os.PathLike, fewest_options: int = 0) -> list[dict[str, Any
   Raises:
     ValueError: what is wrong, with file and line.
   """
-  return [_row(value, where, fewest_options) for where, value in rows.values(path)]
+  return [_row(value, where, use) for where, value in rows.values(path)]
 
 
-def _row(value: Any, where: str, fewest_options: int) -> dict[str, Any]:
+def _row(value: Any, where: str, use: str) -> dict[str, Any]:
   rows.check_names(value, where, ("task", "input", "output", "options"))
   example = {"input": value["input"], "output": value["output"]}
-  if value["options"] != []:
-    example["options"] = value["options"]
+  options = [] if use == UNREAD else value["options"]
+  if use == LABELS and isinstance(options, list):
+    texts = [rows.text(option, f"{where}: option {i}") for i, option in enumerate(options)]
+    options = [*dict.fromkeys(option for option in texts if option.strip())]
+  if options != []:
+    example["options"] = options
   example = fewshot.check(example, where)
   options = example.get("options", [])
-  if len(options) < fewest_options:
-    raise ValueError(f"{where}: {len(options)} options, where at least {fewest_options} are due.")
+  if use == RANKED and len(options) < 2:
+    raise ValueError(f"{where}: {len(options)} options, where at least 2 are due.")
   return {"inputs": example["input"], "targets": example["output"], "options": options}
 
 

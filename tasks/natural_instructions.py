@@ -23,7 +23,7 @@ import reprlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, NamedTuple
 
-from hyperjax.data import rows
+from hyperjax.data import rows, schedule
 from hyperjax.data.manifest import did_you_mean, digest, file_digest
 from hyperjax.evaluation import text_metrics
 from hyperjax.tasks import folders
@@ -112,12 +112,19 @@ class _Tasks(folders.Folder):
   def part(self, file: pathlib.Path) -> str:
     return f"{folders.legal(category(file))}.{folders.legal(file.stem)}"
 
-  def fingerprints(self) -> Mapping[str, str]:
-    """Returns {task name: hash of its file and of what is taken from it}."""
+  @property
+  def taken(self) -> dict[str, Any]:
+    """What decides which rows are taken from a file, and how: a part of fingerprints."""
     taken = dataclasses.asdict(self)
     for field in ("path", "include", "exclude", "rouge_tokenizer"):
       del taken[field]
-    return {task: digest([task, file_digest(file), taken]) for task, file in self.files().items()}
+    return taken
+
+  def fingerprints(self) -> Mapping[str, str]:
+    """Returns {task name: hash of its file and of what is taken from it}."""
+    return {
+      task: digest([task, file_digest(file), self.taken]) for task, file in self.files().items()
+    }
 
   def register(self) -> None:
     """Registers the tasks and the mixture with seqio; every file is read and checked."""
@@ -146,7 +153,8 @@ class TrainTasks(_Tasks):
 
   Attributes:
     name: as in `folders.Folder`; "": `ni_<track>`, or `ni` of a folder of task files alone.
-    max_instances: at most so many of a task, the first ones; None: all.
+    max_instances: at most so many of a task, drawn at random as in Tk-Instruct (its first ones may
+      be of one kind), the same ones wherever its file is read; None: all.
     path, include, exclude, track, definition, rouge_tokenizer: see `_Tasks`.
   """
 
@@ -161,9 +169,18 @@ class TrainTasks(_Tasks):
     if self.max_instances is not None and self.max_instances < 1:
       raise ValueError(f"TrainTasks: max_instances is {self.max_instances}; at least 1 is needed.")
 
+  @property
+  def taken(self) -> dict[str, Any]:
+    # Stores of all instances are called as they were when the first ones were taken.
+    return super().taken if self.max_instances is None else {**super().taken, "drawn": True}
+
   def splits(self, file: pathlib.Path) -> dict[str, list[Row]]:
     """Returns the rows of each split of a task file."""
-    return {"train": load(file).instances[: self.max_instances]}
+    instances = load(file).instances
+    if self.max_instances is not None:
+      order = schedule.Permutation(len(instances), "natural_instructions", file.stem)
+      instances = [instances[order(i)] for i in range(min(self.max_instances, order.n))]
+    return {"train": instances}
 
 
 @dataclasses.dataclass(frozen=True)

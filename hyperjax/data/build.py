@@ -161,8 +161,9 @@ class _Job:
     chunks = itertools.chain(first, chunks)
     if first and first[0].kind == store_lib.EXAMPLES:
       with store_lib.writing(
-        self.path, kind=store_lib.EXAMPLES, vocabulary_size=vocabulary_size
-      ) as writer:
+        self.path, kind=store_lib.EXAMPLES, vocabulary_size=vocabulary_size,
+        source=task_rows.place(self.task, self.split),
+      ) as writer:  # fmt: skip
         for chunk in chunks:
           writer.add(chunk)
         self.files.check()
@@ -297,10 +298,12 @@ class _Plan:
         **{key: value for key, value in meta.items() if key not in ("version", "dtype", "shards")},
       }  # fmt: skip
     tasks = {task: {**x, "splits": splits[task]} for task, x in self.values["tasks"].items()}
+    early = {job.name: splits[job.task.name][job.split].get("ends_early", 0) for job in self.jobs}
     file = self.out / manifest_lib.FILE
     storage.write_whole(file, json.dumps({**self.values, "tasks": tasks}, indent=1))
     rich.console.Console(stderr=True).print(
       f"{self.out}: {len(tasks)} tasks, {len(self.jobs)} stores ({len(missing)} built, "
-      f"{kept} kept). Random preprocessors, if any, are frozen at one draw."
+      f"{kept} kept). Random preprocessors, if any, are frozen at one draw. "
+      f"{self.config.prompt.remark(early)}"
     )
     return Manifest.load(self.out)

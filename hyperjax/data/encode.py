@@ -4,6 +4,7 @@ Free of TensorFlow: the processes that do it start from this file, in a second a
 memory. What they return does not depend on how many they are.
 """
 
+import array
 import collections
 import concurrent.futures
 import functools
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from hyperjax import children
-from hyperjax.data.prompts import PromptFormat
+from hyperjax.data.prompts import PromptFormat, ends_early
 from hyperjax.data.store import Chunk
 
 Rows = Sequence[Mapping[str, Any]]
@@ -46,12 +47,15 @@ def encode(rows: Rows, vocabulary, prompt: PromptFormat) -> Chunk:
     "definition": ([row["definition"] for row in rows if row["definition"]],
                    prompt.encode_definitions),
   }  # fmt: skip
-  ids, digests, pieces = [], [], {}
+  # Equal tokens are one piece, whatever their texts: to a model they are the same.
+  ids, numbers, pieces = [], {}, {}
   for kind, (texts, encoder) in wanted.items():
     texts = list(dict.fromkeys(texts))
-    pieces[kind] = {text: piece for piece, text in enumerate(texts, len(ids))}
-    digests += [_digest(kind, text) for text in texts]
-    ids += encoder(vocabulary, texts) if texts else []
+    pieces[kind] = {}
+    for text, piece in zip(texts, encoder(vocabulary, texts) if texts else (), strict=True):
+      pieces[kind][text] = numbers.setdefault(_digest(kind, piece), len(ids))
+      if pieces[kind][text] == len(ids):
+        ids.append(piece)
   definitions = {**pieces["definition"], "": -1}
   examples = np.array([
     [pieces["input"][row["inputs"]] for row in rows],
@@ -62,7 +66,24 @@ def encode(rows: Rows, vocabulary, prompt: PromptFormat) -> Chunk:
   ], np.int64).T  # fmt: skip
   options = [pieces["target"][option] for row in rows for option in row["options"]]
   references = [text.encode() for row in rows for text in row["references"]]
-  return Chunk(*_joined(ids), digests, examples, np.array(options, np.int64), references)
+  end = list(prompt.terminator_ids(vocabulary))
+  early = {piece for piece in set(pieces["target"].values()) if ends_early(ids[piece], end)}
+  return Chunk(
+    *_joined(ids), list(numbers), examples, np.array(options, np.int64), references,
+    early=sum(pieces["target"][row["targets"]] in early for row in rows),
+    alike=_alike(rows, pieces["target"]),
+  )  # fmt: skip
+
+
+def _alike(rows: Rows, pieces: Mapping[str, int]) -> tuple[int, str, str] | None:
+  """The number of the first row of which two options are one piece, and these."""
+  for number, row in enumerate(rows):
+    known: dict[int, str] = {}
+    for option in row["options"]:
+      if pieces[option] in known:
+        return number, known[pieces[option]], option
+      known[pieces[option]] = option
+  return None
 
 
 def _joined(ids: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
@@ -74,8 +95,8 @@ def _firsts(counts: Sequence[int]) -> list[int]:
   return list(itertools.accumulate(counts[:-1], initial=0))
 
 
-def _digest(kind: str, text: str) -> bytes:
-  return hashlib.blake2b(f"{kind}\0{text}".encode(), digest_size=16).digest()
+def _digest(kind: str, ids: Sequence[int]) -> bytes:
+  return hashlib.blake2b(array.array("i", ids), digest_size=16, person=kind.encode()).digest()
 
 
 class Encoder:

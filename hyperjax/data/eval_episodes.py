@@ -62,15 +62,28 @@ def support_split(task: str, splits: Sequence[str], seed: int) -> str:
   return by_seed.get(seed) or ("train" if "train" in splits else query_split(splits))
 
 
-def left_out(manifest: Manifest, task: str) -> set[int]:
-  """Returns the queries that are not asked where a support is a whole split: those whose input is
-  one of its inputs, with any seed, so that all seeds ask the same."""
+def left_out(
+  manifest: Manifest, task: str, num_shots: NumShots | None, num_queries: int
+) -> set[int]:
+  """Returns the queries that are not asked since a support may need their inputs.
+
+  Those are queries with an input of the split that supports come from, if it is another one than
+  theirs and has too few examples to draw a support without as many of them as may share it: so in
+  a support that is the whole split, and in a task's few positive examples. They count with any
+  seed, so that all seeds ask the same.
+  """
   splits = manifest.splits(task)
-  names = prepared(splits).values() or [support_split(task, splits, 0)]
+  asked = query_split(splits)
+  names = set(prepared(splits).values() or [support_split(task, splits, 0)]) - {asked}
   stores = [manifest.store(task, name) for name in names]
+  supports = [shots.Supports(num_shots, store) for store in stores]
+  spare = min((s.scarcest.distinct - s.most for s in supports), default=num_queries)
+  if spare >= num_queries:
+    return set()
   shown = {store.input(i).tobytes() for store in stores for i in range(len(store))}
-  asked = manifest.store(task, query_split(splits))
-  return {i for i in range(len(asked)) if asked.input(i).tobytes() in shown}
+  queries = manifest.store(task, asked)
+  found = {i for i in range(len(queries)) if queries.input(i).tobytes() in shown}
+  return found if len(found) > spare else set()
 
 
 def eval_episodes(
@@ -109,11 +122,11 @@ def eval_episodes(
   asked = sampler(task)
   shown = asked if support_task is None else sampler(support_task)
   order = schedule.Permutation(asked.num_queries_in_store, "evaluation", task)
-  out = left_out(manifest, task) if num_shots is None else ()
+  out = left_out(manifest, task, num_shots, num_queries)
   kept = (i for i in map(order, range(order.n)) if i not in out)
   ids = list(itertools.islice(kept, max_queries))
   if not ids:
-    raise ValueError(f"Task '{task}': every query's input is in its supports (num_shots=None).")
+    raise ValueError(f"Task '{task}': every query's input is in its supports ({num_shots=}).")
   size = asked.queries_per_episode
 
   def make(number: int) -> Episode:

@@ -13,7 +13,7 @@ from hyperjax.core.batch import Batch, Support
 from hyperjax.data import continuations, layouts, loader, shapes, shots
 from hyperjax.data import episodes as episodes_lib
 from hyperjax.data.episodes import Episode
-from hyperjax.data.eval_episodes import Lazy, eval_episodes, left_out, other_tasks
+from hyperjax.data.eval_episodes import Lazy, eval_episodes, left_out, other_tasks, query_split
 from hyperjax.data.layouts import Layout
 from hyperjax.data.manifest import Manifest
 from hyperjax.data.shapes import BatchShape
@@ -27,7 +27,7 @@ class EvalConfig:
   Attributes:
     num_shots: examples in a support, or (low, high): drawn for each support between both; or
       `shots.PerClass`: so many of each class. None: all examples of the split that supports come
-      from, in their order; queries with an input of these are left out (see `left_out`).
+      from, in their order. Queries whose inputs supports need are left out (see `left_out`).
     num_queries: queries that share a support.
     max_queries: queries per task; None for all.
     seeds: one evaluation each; a seed draws the supports, the queries stay. Of a task that has
@@ -302,10 +302,19 @@ def _part(
 
 
 def count_left_out(manifest: Manifest, config: EvalConfig) -> dict[str, int]:
-  """Returns {task: how many queries it would ask if its supports did not hold their inputs}.
-
-  Only a support that is a whole split can make that necessary; any other one is drawn without them.
-  """
-  tasks = manifest.select(config.include, config.exclude) if config.num_shots is None else ()
-  counts = {task: len(left_out(manifest, task)) for task in tasks}
+  """Returns {task: how many queries it would ask if its supports did not need their inputs}."""
+  counts = {
+    task: len(left_out(manifest, task, config.num_shots, config.num_queries))
+    for task in manifest.select(config.include, config.exclude)
+  }
   return {task: count for task, count in counts.items() if count}
+
+
+def remark(manifest: Manifest, config: EvalConfig) -> str:
+  """Returns a sentence on targets that no answer can be, of the splits that are asked; "" where
+  there are none. Data folders of old have not counted them."""
+  entries = {
+    task: manifest.split(task, query_split(manifest.splits(task)))
+    for task in manifest.select(config.include, config.exclude)
+  }
+  return manifest.prompt.remark({t: entry.get("ends_early", 0) for t, entry in entries.items()})

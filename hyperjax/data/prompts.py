@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 
 # Between a prompt and its target there is always text; see `_continuations`.
 _ANCHOR = ":"
+# So many tasks are named in a remark.
+_NAMED = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +73,27 @@ class PromptFormat:
       )
     return ids
 
+  def remark(self, early: Mapping[str, int]) -> str:
+    """Returns a sentence on targets that no answer can be; "" where there are none.
+
+    Args:
+      early: {task: how many of its targets hold what ends them (see `ends_early`)}.
+    """
+    early = {task: count for task, count in early.items() if count}
+    if not early:
+      return ""
+    named = [f"{count:,} of {task}" for task, count in early.items()]
+    more = f" and {len(named) - _NAMED:,} more tasks" if len(named) > _NAMED else ""
+    if self.terminator:
+      way_out = "a format that ends with EOS has no such limit (gin: PROMPT='qa_eos')"
+    else:
+      way_out = "take its text out of them"
+    return (
+      f"No answer can be {sum(early.values()):,} of the targets, which hold what ends an answer, "
+      f"{repr(self.terminator) if self.terminator else 'EOS'}: {', '.join(named[:_NAMED])}{more}; "
+      f"{way_out}."
+    )
+
   def encode_inputs(self, vocabulary, texts: Sequence[str]) -> list[list[int]]:
     """Returns the ids of each input's piece (no BOS: `Episode` puts it where a sequence starts)."""
     return vocabulary.encode_batch([self.render_input(text) for text in texts])
@@ -124,6 +147,14 @@ def get(name: str) -> PromptFormat:
       f"Unknown prompt format '{name}'. Did you mean '{near}'? Known: {', '.join(FORMATS)}."
     )
   return FORMATS[name]
+
+
+def ends_early(ids: Sequence[int], end: Sequence[int]) -> bool:
+  """Whether a target's ids hold the terminator's before their own end: an answer stops there."""
+  size = len(end)
+  return end[0] in ids[:-1] and any(
+    ids[start : start + size] == end for start in range(len(ids) - size)
+  )
 
 
 def _continuations(vocabulary, texts: Sequence[str]) -> list[list[int]]:

@@ -11,7 +11,7 @@
 
 A store of documents (language modelling) has pieces only: piece i is document i. The builder writes
 it in shards, 00000/, 00001/, ..., each a store of documents itself; the meta.json beside them makes
-them one. Examples are never sharded: equal texts share a piece, and a shard knows only its own.
+them one. Examples are never sharded: equal tokens share a piece, and a shard knows only its own.
 """
 
 import bisect
@@ -45,6 +45,8 @@ class Chunk:
     digests: what tells pieces apart, no two the same; None: documents, of which all are kept.
     examples, options: int64, as in a store; pieces, options and references count from 0.
     references: every reference's text in UTF-8.
+    early: how many targets hold what ends them (see `prompts.ends_early`).
+    alike: the first example of which two options have the same tokens, and these; None: none has.
   """
 
   tokens: np.ndarray
@@ -53,6 +55,8 @@ class Chunk:
   examples: np.ndarray | None = None
   options: np.ndarray | None = None
   references: Sequence[bytes] = ()
+  early: int = 0
+  alike: tuple[int, str, str] | None = None
 
   @property
   def kind(self) -> str:
@@ -201,8 +205,8 @@ class Writer:
     tokens: how many it has written.
   """
 
-  def __init__(self, path: pathlib.Path, *, kind: str, dtype: np.dtype):
-    self._path, self._kind, self._dtype = path, kind, dtype
+  def __init__(self, path: pathlib.Path, *, kind: str, dtype: np.dtype, source: str):
+    self._path, self._kind, self._dtype, self._source = path, kind, dtype, source
     self._file = open(path / "tokens.bin", "wb")
     self._texts = open(path / "references.bin", "wb")
     self._pieces: dict[bytes, int] = {}
@@ -210,17 +214,26 @@ class Writer:
     self._examples: list[np.ndarray] = [np.zeros([0, 5], np.int64)]
     self._options: list[np.ndarray] = [np.zeros([0], np.int64)]
     self._references: list[np.ndarray] = [np.zeros([1], np.int64)]
-    self.tokens = self._num_options = self._num_references = 0
+    self.tokens = self._early = self._num_options = self._num_references = 0
 
   def add(self, chunk: Chunk) -> None:
     """Adds rows behind those that are there; of equal pieces only the first is kept.
 
     Raises:
-      ValueError: a token id is too large for the vocabulary's size.
+      ValueError: a token id is too large for the vocabulary's size, or two options of an example
+        have the same tokens: whichever a model prefers, it would be taken for the right one.
     """
     tokens, lengths = chunk.tokens, chunk.lengths
     if tokens.size and (tokens.min() < 0 or tokens.max() > np.iinfo(self._dtype).max):
       raise ValueError(f"Token ids {tokens.min()}..{tokens.max()} do not fit {self._dtype.name}.")
+    if chunk.alike:
+      number, *options = chunk.alike
+      raise ValueError(
+        f"{self._source}, example {sum(map(len, self._examples)) + number}: its options "
+        f"{options[0]!r} and {options[1]!r} have the same tokens in this vocabulary, so no answer "
+        "tells them apart: use another one (gin: VOCABULARY), mend the options, or leave the task "
+        "out (exclude)."
+      )
     if self._kind == EXAMPLES:
       known = len(self._pieces)
       pieces = [self._pieces.setdefault(digest, len(self._pieces)) for digest in chunk.digests]
@@ -232,6 +245,7 @@ class Writer:
       self._examples.append(examples)
       self._options.append(places[chunk.options])
       self._references.append(_lengths(chunk.references))
+      self._early += chunk.early
       self._num_options += len(chunk.options)
       self._num_references += len(chunk.references)
       self._texts.write(b"".join(chunk.references))
@@ -253,6 +267,7 @@ class Writer:
     else:
       meta = _meta(EXAMPLES, len(examples), lengths, self._dtype.name) | {
         "distinct_inputs": len(np.unique(examples[:, 0])),
+        "ends_early": self._early,  # older stores lack it
         "with_options": int(np.count_nonzero(np.diff(examples[:, 3], append=len(options)))),
         "lengths": {
           "input": _statistics(lengths[examples[:, 0]]),
@@ -269,15 +284,20 @@ class Writer:
 
 
 @contextlib.contextmanager
-def writing(path: str | os.PathLike, *, kind: str, vocabulary_size: int) -> Iterator[Writer]:
-  """Yields a `Writer`; `path` comes into being at the end, whole, or not at all."""
+def writing(
+  path: str | os.PathLike, *, kind: str, vocabulary_size: int, source: str = "examples"
+) -> Iterator[Writer]:
+  """Yields a `Writer`; `path` comes into being at the end, whole, or not at all.
+
+  `source` is where examples are from, for errors.
+  """
   path = pathlib.Path(path)
   dtype = np.dtype(np.uint16 if vocabulary_size <= 2**16 else np.uint32)
   path.parent.mkdir(parents=True, exist_ok=True)
   temporary = path.with_name(f"{path.name}.partial-{os.getpid()}")
   shutil.rmtree(temporary, ignore_errors=True)
   temporary.mkdir()
-  writer = Writer(temporary, kind=kind, dtype=dtype)
+  writer = Writer(temporary, kind=kind, dtype=dtype, source=source)
   try:
     yield writer
     writer.finish()

@@ -20,7 +20,7 @@ import tensorflow as tf
 
 from hyperjax import storage
 from hyperjax.data import build as build_lib
-from hyperjax.data import building, encode, registering, task_rows
+from hyperjax.data import building, encode, registering, task_rows, vocabularies
 from hyperjax.data import store as store_lib
 from hyperjax.data.build import build_parts
 from hyperjax.data.building import ensure
@@ -97,6 +97,31 @@ def test_a_folder_of_tasks_becomes_stores(source, tmp_path):
   assert plain.options(0) is None
   assert [Bytes().decode(o) for o in choice.options(3)] == [f"{b};" for b in WORDS.values()]
   assert str(tmp_path) not in (tmp_path / "out" / "manifest.json").read_text()
+
+
+def test_options_that_a_vocabulary_does_not_tell_apart_are_refused(tmp_path):
+  """Its own has no token of either: both become <unk>."""
+  rows = [{"input": "I am glad.", "output": "\U0001f600", "options": ["\U0001f600", "\U0001f621"]}]
+  wanted = config(write_tasks(tmp_path / "tasks", emoji=rows), "alike")
+  vocabulary = vocabularies.SentencePieceVocabulary(SENTENCEPIECE)
+  with pytest.raises(ValueError, match="^alike.emoji train, example 0: its options "
+                     "'\U0001f600' and '\U0001f621' have the same tokens in this vocabulary"):
+    build_lib.build(wanted, tmp_path / "out", vocabulary=vocabulary)
+  build(wanted, tmp_path / "bytes")
+
+
+def test_targets_that_no_answer_can_be_are_counted_and_remarked_on(tmp_path, capsys):
+  rows = [{"input": "a", "output": "b;c"}, {"input": "b", "output": "b"}]
+  folder = write_tasks(tmp_path / "tasks", lines=rows, plain=words())
+  for kept in (0, 2):
+    manifest = build(config(folder, "early"), tmp_path / "out")
+    assert manifest.split("early.lines", "train")["ends_early"] == 1
+    assert manifest.split("early.plain", "train")["ends_early"] == 0
+    last = " ".join(capsys.readouterr().err.split())
+    assert f"{kept} kept). " in last and last.endswith(
+      "No answer can be 1 of the targets, which hold what ends an answer, ';': 1 of early.lines "
+      "train; a format that ends with EOS has no such limit (gin: PROMPT='qa_eos')."
+    )
 
 
 def test_a_copied_folder_is_the_same_data(source, tmp_path):

@@ -267,7 +267,7 @@ def test_a_seed_chooses_its_support_and_all_of_it_is_shown_in_order(prepared):
 
 
 def test_queries_that_their_supports_hold_are_left_out_with_all_seeds_and_counted(prepared):
-  assert eval_episodes.left_out(prepared, "one") == {0}  # "c", which only seed 100 shows
+  assert eval_episodes.left_out(prepared, "one", None, 2) == {0}  # "c", which only seed 100 shows
   assert eval_sets.count_left_out(prepared, WHOLE) == {"one": 1, "two": 1}
   some = dataclasses.replace(WHOLE, include=("two",))
   assert eval_sets.count_left_out(prepared, some) == {"two": 1}
@@ -285,6 +285,56 @@ def test_a_drawn_support_makes_room_for_every_query(prepared):
   for episode in episodes:
     inputs = {shot.split("=")[0] for shot in shots(episode)}
     assert len(inputs) == 2 and not inputs & {Bytes().decode(q.input)[:-1] for q in episode.queries}
+
+
+@pytest.mark.parametrize(
+  "num_shots, left", [(2, {0, 3}), ((1, 2), {0, 3}), (1, set()), (None, {0, 3})]
+)
+def test_queries_that_a_small_support_split_cannot_do_without_are_left_out(
+  tmp_path, num_shots, left
+):
+  """As of a task's two positive examples some are also asked."""
+  few = [{"input": x, "output": "shown"} for x in "ad"]
+  manifest = write_folder(tmp_path, {"t": {"test": labelled("abcdef"), "train": few}})
+  config = EvalConfig(num_shots=num_shots, num_queries=1, max_queries=None, seeds=(0, 1))
+  assert eval_sets.count_left_out(manifest, config) == ({"t": 2} if left else {})
+  for seed in config.seeds:
+    episodes = all_episodes(eval_sets.groups(manifest, config, seed))
+    assert {i for _, i in asked(episodes)} == set(range(6)) - left
+    for episode in episodes:
+      assert not {shot.split("=")[0] for shot in shots(episode)} & {
+        Bytes().decode(query.input)[:-1] for query in episode.queries
+      }
+
+
+def test_queries_of_a_large_support_split_are_all_asked(tmp_path):
+  many = {"test": labelled("abcdef"), "train": labelled("abcdefghijkl")}
+  manifest = write_folder(tmp_path, {"t": many})
+  config = EvalConfig(num_shots=4, num_queries=6, max_queries=None)
+  assert eval_sets.count_left_out(manifest, config) == {}
+  assert len(asked(all_episodes(eval_sets.groups(manifest, config, 0)))) == 6
+
+
+def test_targets_that_no_answer_can_be_are_remarked_on(tmp_path):
+  """Those of the split that is asked, where they have been counted."""
+  rows = [{"input": "a", "output": "b;c"}, {"input": "b", "output": "b"}]
+  manifest = write_folder(
+    tmp_path,
+    {
+      "lines": {"test": rows, "train": labelled("xyz")},
+      "shown": {"test": labelled("ab"), "train": rows},
+    },
+  )
+  config = EvalConfig(num_shots=1)
+  assert ", ';': 1 of lines; " in eval_sets.remark(manifest, config)
+  for task in manifest.values["tasks"].values():
+    for entry in task["splits"].values():
+      del entry["ends_early"]  # as in older data folders
+  assert eval_sets.remark(manifest, config) == ""
+
+
+def labelled(inputs):
+  return [{"input": x, "output": x} for x in inputs]
 
 
 def test_a_seed_without_a_support_is_an_error(prepared):

@@ -32,6 +32,13 @@ class Bytes(Vocabulary):
     raise NotImplementedError
 
 
+class Cased(Bytes):
+  """Bytes of small letters: texts that differ in case alone have the same tokens."""
+
+  def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+    return super().encode_batch([text.lower() for text in texts])
+
+
 PROMPT = PromptFormat("short", input="{input}=", target="{target}", terminator=";")
 
 

@@ -27,6 +27,27 @@ def test_an_empty_terminator_is_eos():
   assert FORMATS["eos"].encode_targets(Bytes(), ["x"])[0] == [ord("x") + 3, Bytes.eos_id]
 
 
+@given(
+  st.lists(st.sampled_from([1, 2]), max_size=6),
+  st.lists(st.sampled_from([1, 2]), min_size=1, max_size=3),
+)
+def test_a_target_ends_early_where_decoding_it_would_stop_before_its_end(body, end):
+  ids, made = body + end, []
+  while made[-len(end) :] != end:
+    made.append(ids[len(made)])
+  assert prompts.ends_early(ids, end) == (made != ids)
+
+
+def test_targets_that_no_answer_can_be_are_remarked_on():
+  assert FORMATS["qa"].remark({"a": 0}) == ""
+  assert FORMATS["qa"].remark({"a": 1200, "b": 0, "c": 3}) == (
+    "No answer can be 1,203 of the targets, which hold what ends an answer, '\\n': 1,200 of a, "
+    "3 of c; a format that ends with EOS has no such limit (gin: PROMPT='qa_eos')."
+  )
+  found = FORMATS["qa_eos"].remark({f"t{i}": 1 for i in range(8)})
+  assert "answer, EOS: 1 of t0, " in found and "1 of t4 and 3 more tasks; take its text" in found
+
+
 def test_braces_in_a_text_stay_as_they_are():
   assert FORMATS["qa"].render_input("{target} {0}") == "Q: {target} {0}\nA:"
 

@@ -16,6 +16,7 @@ from hyperjax.data.store import DOCUMENTS, EXAMPLES, Chunk, Store
 from tests.data.fakes import (
   PROMPT,
   Bytes,
+  Cased,
   chunk,
   filled,
   numbered,
@@ -28,7 +29,7 @@ TEXT = st.text(max_size=8)
 ROW = st.fixed_dictionaries(
   {"input": TEXT, "output": st.text(min_size=1, max_size=8)},
   optional={
-    "options": st.lists(TEXT, max_size=3), "definition": TEXT,
+    "options": st.lists(TEXT, max_size=3, unique=True), "definition": TEXT,
     "references": st.lists(TEXT, max_size=3),
   },
 )
@@ -77,6 +78,46 @@ def test_statistics_count_examples_not_pieces(tmp_path):
   assert meta["distinct_inputs"] == 2 and meta["examples"] == 4 and meta["pieces"] == 3
   assert meta["lengths"]["input"]["mean"] == (3 * 2 + 5) / 4
   assert meta["lengths"]["shot"]["max"] == 7
+
+
+def test_equal_tokens_share_a_piece_whatever_their_texts(tmp_path):
+  rows = [
+    {"input": "a", "output": "x"}, {"input": "A", "output": "X"}, {"input": "x", "output": "a"},
+  ]  # fmt: skip
+  for name, size in (("one", 3), ("more", 1)):  # in one chunk, or in several
+    with store_lib.writing(tmp_path / name, kind=EXAMPLES, vocabulary_size=259) as writer:
+      for i in range(0, 3, size):
+        writer.add(encode(list(map(filled, rows[i : i + size])), Cased(), PROMPT))
+    store = Store(tmp_path / name)
+    assert store.meta["distinct_inputs"] == 2 and store.meta["pieces"] == 4
+    # An input and a target are never one piece, though their prompts may write them alike.
+    assert store.pairs[0].tolist() == store.pairs[1].tolist() and len(set(store.pairs.flat)) == 4
+    assert [Bytes().decode(store.input(i)) for i in range(3)] == ["a=", "a=", "x="]
+
+
+def test_targets_at_which_no_answer_ends_are_counted(tmp_path):
+  """`PROMPT` ends with ";": each example with such a target counts, and no option does."""
+  rows = [
+    {"input": "a", "output": "b;c"}, {"input": "b", "output": "b;c"}, {"input": "c", "output": ";"},
+    {"input": "d;", "output": "b", "options": ["b", "c;"]},
+  ]  # fmt: skip
+  assert write_examples(tmp_path / "s", rows)["ends_early"] == 3
+  assert write_examples(tmp_path / "none", rows[3:])["ends_early"] == 0
+
+
+def test_options_with_the_same_tokens_are_refused(tmp_path):
+  """Were they not, each would be as likely as the other, and any answer right."""
+  rows = [{"input": str(i), "output": "b", "options": ["a", "b"]} for i in range(3)]
+  alike = {"input": "4", "output": "B", "options": ["a", "B", "b"]}
+  write_examples(tmp_path / "bytes", [*rows, alike])  # in these they differ
+  with pytest.raises(ValueError, match="^task test, example 4: its options 'B' and 'b' have the "
+                     r"same tokens in this vocabulary.* \(gin: VOCABULARY\)"):
+    with store_lib.writing(
+      tmp_path / "s", kind=EXAMPLES, vocabulary_size=259, source="task test"
+    ) as writer:
+      writer.add(encode(list(map(filled, rows)), Cased(), PROMPT))
+      writer.add(encode(list(map(filled, [rows[0], alike, rows[0]])), Cased(), PROMPT))
+  assert not (tmp_path / "s").exists()
 
 
 def test_an_interrupted_write_leaves_nothing(tmp_path):

@@ -47,25 +47,39 @@ def documents(*files):
 
 def test_every_kind_of_file_is_read_in_order(tmp_path):
   corpus = write(
-    tmp_path / "kinds", a__jsonl=lines("one", " ", "two\nlines"), b__json__gz=gzip.compress(
-      lines("three")), c__jsonl__zst=zstd(lines("four", "five")), d__txt=b"six\r\nseven\n",
-    e__txt__gz=gzip.compress(b"eight"), note__md=b"not this", wiki__txt__jsonl=lines("nine"),
-    wiki__txt__jsonl__gz=gzip.compress(lines("ten")), xml__json__txt=b"eleven",
+    tmp_path / "jsonl", a__jsonl=lines("one", " ", "two\nlines"), b__jsonl__zst=zstd(
+      lines("three", "four")), wiki__txt__jsonl=lines("five"),
+    wiki__txt__jsonl__gz=gzip.compress(lines("six")),
   )  # fmt: skip
   found = documents(*corpus.splits()["train"])
-  assert found == [
-    "one", "two\nlines", "three", "four", "five", "six\nseven\n", "eight", "nine", "ten", "eleven"
-  ]  # fmt: skip
+  assert found == ["one", "two\nlines", "three", "four", "five", "six"]
+  corpus = write(
+    tmp_path / "others", a__json__gz=gzip.compress(lines("one")), b__txt=b"two\r\nthree\n",
+    c__txt__gz=gzip.compress(b"four"), note__md=b"not this", xml__json__txt=b"five",
+  )  # fmt: skip
+  assert documents(*corpus.splits()["train"]) == ["one", "two\nthree\n", "four", "five"]
+
+
+def test_what_lies_beside_jsonl_files_is_no_text(tmp_path):
+  """As RedPajama's and the Pile's lists do, which are of other splits too."""
+  corpus = write(
+    tmp_path / "pile", val__jsonl__zst=zstd(lines("two")), SHA256SUMS__txt=b"ab  00.jsonl",
+    dataset_infos__json=b'{"default": {}}', test_urls__txt=b"https://",
+  )  # fmt: skip
+  write(tmp_path / "pile" / "train", a00__jsonl__gz=gzip.compress(lines("one")), urls__txt=b"x")
+  assert {split: documents(*files) for split, files in corpus.splits().items()} == {
+    "train": ["one"], "validation": ["two"],
+  }  # fmt: skip
 
 
 def test_splits_are_told_by_names(tmp_path):
   corpus = write(
-    tmp_path / "names", c4_validation__00000_of_00008__jsonl=b"", latest__txt=b"", test_1__txt=b""
+    tmp_path / "names", c4_validation__00000_of_00008__json=b"", latest__txt=b"", test_1__txt=b""
   )
   write(tmp_path / "names" / "validation", a__txt=b"")
   assert {split: [file.name for file in files] for split, files in corpus.splits().items()} == {
     "train": ["latest.txt"], "test": ["test_1.txt"],
-    "validation": ["c4_validation.00000_of_00008.jsonl", "a.txt"],
+    "validation": ["c4_validation.00000_of_00008.json", "a.txt"],
   }  # fmt: skip
 
 

@@ -106,9 +106,10 @@ def write_symbols(path):
 
 
 def write_metaicl(path):
+  """A target task's file: options of training tasks are not read."""
   write_checkout(path)
-  file = path / "data" / "piqa" / "piqa_16384_100_train.jsonl"
-  return MetaICL(str(path)), examples(file, task="piqa")
+  file = path / "data" / "glue-rte" / "glue-rte_16_100_test.jsonl"
+  return MetaICL(str(path), part="test", seeds=(100,)), examples(file, task="glue-rte")
 
 
 def write_corpus(path):
@@ -183,7 +184,10 @@ NONE = {
 READERS = {
   "fewshot": Reader(write_fewshot, {**EXAMPLES, **NONE}),
   "symbol_tuning": Reader(write_symbols, {**EXAMPLES, **NONE}),
-  "metaicl": Reader(write_metaicl, EXAMPLES),
+  "metaicl": Reader(write_metaicl, {
+    **EXAMPLES,
+    "no options": (NONE["no options"][0], "line 3: 0 options, where at least 2 are due"),
+  }),
   "c4": Reader(write_corpus, {
     "cut off": (cut, "line 4: not JSON"),
     "not UTF-8": (put("a2", b"a\xff"), UTF8),
@@ -249,8 +253,7 @@ NO_PLACE = {
   "text": ("cut off", "no field", "NaN", *_OPTIONS, "twice the same id"),
   "c4": (*_OPTIONS, "twice the same id"),  # documents
   "natural_instructions": _OPTIONS,  # read out of inputs, and none where they do not fit
-  **dict.fromkeys(("fewshot", "symbol_tuning"), ("twice the same id",)),  # no ids
-  "metaicl": ("twice the same id", "no options"),  # no ids; answers may be free
+  **dict.fromkeys(("fewshot", "symbol_tuning", "metaicl"), ("twice the same id",)),  # no ids
   "p3": ("NaN", "twice the same id"),  # neither numbers nor ids are read
   "p3's choices": ("no options",),  # a record is one
   "promptsource": ("no options", "twice the same id"),  # a text is at least one option; no ids

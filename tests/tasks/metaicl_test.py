@@ -16,7 +16,7 @@ from hyperjax.data.eval_episodes import eval_episodes
 from hyperjax.data.manifest import DataConfig
 from hyperjax.data.shots import PerClass
 from hyperjax.evaluation import report
-from hyperjax.tasks.metaicl import MetaICL, load
+from hyperjax.tasks.metaicl import LABELS, RANKED, UNREAD, MetaICL, load
 from hyperjax.tasks.symbol_tuning import tables
 from tests import tiny as tiny_lib
 from tests.data.fakes import PROMPT, Bytes
@@ -51,6 +51,40 @@ def test_a_setting_names_its_training_tasks(checkout, tmp_path):
   assert text(store.target(0)) == "free;" and store.options(0) is None
   stream = TrainStream(manifest, EpisodeConfig(num_shots=3, num_queries=2), seed=0, batch_size=2)
   assert len(stream.episode(0, 0).shots) == 3
+
+
+def test_options_of_training_tasks_are_read_for_symbol_tuning_alone(checkout, tmp_path):
+  """MetaICL's own files have some twice, or empty; nothing ranks them."""
+  odd = [
+    {**ROW, "options": ["b", "c", "b", " "]}, {**ROW, "options": ["", ""]},
+    {**ROW, "options": [3, "3", "b"]},
+  ]  # fmt: skip
+  file = checkout / "data/piqa/piqa_16384_100_train.jsonl"
+  write_rows(file, [*odd, {**ROW, "options": "c"}])
+  assert [row["options"] for row in load(file, UNREAD)] == [[], [], [], []]
+  manifest = build(MetaICL(str(checkout), name="mi_odd"), tmp_path / "out")
+  assert {manifest.split(task, "train")["with_options"] for task in manifest.tasks} == {0}
+  write_rows(file, odd)
+  assert [row["options"] for row in load(file, LABELS)] == [["b", "c"], [], ["3", "b"]]
+  kept = build(MetaICL(str(checkout), options=True, name="mi_kept"), tmp_path / "kept")
+  found = {task: kept.split(task, "train")["with_options"] for task in kept.tasks}
+  assert found == {"mi_kept.glue_sst2": 12, "mi_kept.piqa": 2, "mi_kept.unifiedqa_squad2": 0}
+
+
+def test_tasks_are_chosen_by_the_settings_names(checkout):
+  ask = lambda **options: [*MetaICL(str(checkout), name="m", **options).tasks()]
+  assert ask(include=["piqa", "unifiedqa:squad2"]) == ["m.piqa", "m.unifiedqa_squad2"]
+  exclude = ["piqa", "openbookqa"]  # one is trained on, one is not
+  assert ask(exclude=exclude) == ["m.glue_sst2", "m.unifiedqa_squad2"]
+  assert ask(exclude=exclude, part="test", seeds=(13,)) == ["m.glue_rte"]
+  with pytest.raises(ValueError, match=r"exclude names 'pica', which is no task.* mean 'piqa'\?"):
+    ask(exclude=["pica"])
+  with pytest.raises(ValueError, match=r"hr_to_lr\.json: include and exclude leave no task of 'un"):
+    ask(exclude=exclude, part="unseen_domain_test")
+  source = MetaICL(str(checkout), exclude=exclude)
+  assert DataConfig.from_json(DataConfig(None, "bytes", sources=[source]).to_json()).sources == (
+    source,
+  )  # fmt: skip
 
 
 def test_a_target_task_shows_all_examples_of_a_seed(checkout, tmp_path):
@@ -119,6 +153,12 @@ def built(folder, data, part, **macros):
 def test_the_data_file_holds_out_the_target_tasks(whole, tmp_path):
   macros = {"METAICL_DIR": whole, "METAICL_SEEDS": (13,)}
   assert len(built(tmp_path, "metaicl", "train", **macros).tasks) == 3
+  some = {"METAICL_EXCLUDE": ("piqa", "openbookqa"), "METAICL_INCLUDE": ("piqa", "glue-sst2")}
+  parts = {part: built(tmp_path / "some", "metaicl", part, **macros, **some).tasks
+           for part in ("train", "held_out")}  # fmt: skip
+  assert parts == {
+    "train": ("metaicl_hr_to_lr.glue_sst2",), "held_out": ("metaicl_hr_to_lr_test.glue_rte",)
+  }  # fmt: skip
   manifest = built(tmp_path, "metaicl", "held_out", **macros)
   assert manifest.tasks == ("metaicl_hr_to_lr_test.glue_rte", "metaicl_hr_to_lr_test.openbookqa")
   assert manifest.splits("metaicl_hr_to_lr_test.glue_rte") == ("test", "support_13")
@@ -242,7 +282,7 @@ def test_unknown_names_are_errors(checkout):
 def test_what_is_wrong_is_named_with_its_place(tmp_path, row, message):
   write_rows(tmp_path / "a.jsonl", [ROW, row])
   with pytest.raises(ValueError, match=rf"a\.jsonl, line 2: ?.*{message}"):
-    load(tmp_path / "a.jsonl", 2)
+    load(tmp_path / "a.jsonl")
 
 
 ANYTHING = st.recursive(
@@ -250,23 +290,24 @@ ANYTHING = st.recursive(
   lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
   max_leaves=6,
 )
-LABELS = st.sampled_from(["a", "b", "", 1, None])
+ANSWER = st.sampled_from(["a", "b", "", 1, None])
 ROWS = st.fixed_dictionaries(
   {
-    "task": ANYTHING, "input": ANYTHING, "output": LABELS,
-    "options": st.lists(LABELS, max_size=3) | ANYTHING,
+    "task": ANYTHING, "input": ANYTHING, "output": ANSWER,
+    "options": st.lists(ANSWER, max_size=3) | ANYTHING,
   }
 )  # fmt: skip
 
 
 @hypothesis.given(
-  st.binary() | st.lists(ROWS | ANYTHING).map(lambda r: "\n".join(map(json.dumps, r)).encode())
+  st.binary() | st.lists(ROWS | ANYTHING).map(lambda r: "\n".join(map(json.dumps, r)).encode()),
+  st.sampled_from([RANKED, LABELS, UNREAD]),
 )
-def test_any_file_is_read_or_refused_by_name(tmp_path_factory, contents):
+def test_any_file_is_read_or_refused_by_name(tmp_path_factory, contents, use):
   file = tmp_path_factory.getbasetemp() / "fuzzed.jsonl"
   file.write_bytes(contents)
   try:
-    rows = load(file)
+    rows = load(file, use)
   except ValueError as e:
     assert "fuzzed.jsonl" in str(e)
   else:

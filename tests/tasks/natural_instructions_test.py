@@ -261,10 +261,30 @@ def test_the_splits_of_a_test_task(tmp_path):
 
 
 def test_the_split_of_a_training_task(tmp_path):
-  file = write(tmp_path / "a.json", task(120))
-  for most, expected in ((None, 120), (100, 100), (7, 7)):
+  """So many instances of it are drawn: not the first ones, not those of another task's numbers."""
+
+  def taken(name, most):
+    file = write(tmp_path / f"{name}.json", task(120))
     splits = ni.TrainTasks("", max_instances=most).splits(file)
-    assert splits.keys() == {"train"} and len(splits["train"]) == expected
+    assert splits.keys() == {"train"}
+    return [int(row["inputs"].split()[1]) for row in splits["train"]]
+
+  assert taken("a", None) == [*range(120)]
+  assert sorted(taken("a", 200)) == [*range(120)]
+  drawn = taken("a", 40)
+  assert len({*drawn}) == 40 and {*drawn} <= {*range(120)} and max(drawn) > 80
+  assert drawn[:7] == taken("a", 7)
+  assert len({*drawn} & {*taken("b", 40)}) < 30
+  assert drawn[:4] == [54, 69, 25, 106]  # with other draws stores must have other names
+
+
+def test_only_stores_of_drawn_instances_have_other_names_than_before(clone):
+  whole = ni.TrainTasks(str(clone), max_instances=None)
+  assert whole.taken == {
+    "name": "ni_default", "track": "default", "definition": True, "max_instances": None
+  }  # fmt: skip
+  assert ni.TrainTasks(str(clone)).taken == {**whole.taken, "max_instances": 100, "drawn": True}
+  assert ni.TestTasks(str(clone)).taken.keys() == {"name", "track", "definition", "support"}
 
 
 def test_two_sources_of_a_clone_register_side_by_side(clone):
