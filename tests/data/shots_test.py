@@ -12,7 +12,8 @@ from hyperjax.data.episodes import EpisodeConfig, TrainStream
 from hyperjax.data.eval_episodes import eval_episodes
 from hyperjax.data.eval_sets import EvalConfig
 from hyperjax.data.shots import PerClass
-from tests.data.fakes import Bytes, write_folder
+from hyperjax.data.store import Store
+from tests.data.fakes import Bytes, Cased, write_examples, write_folder
 
 
 def labelled(**sizes: int) -> list[dict]:
@@ -137,6 +138,18 @@ def test_an_input_with_two_labels_counts_for_neither_class(manifest):
   store = manifest.store("recurring", "train")
   found = shots.Supports(PerClass(1), store)
   assert (found.scarcest.distinct, found.size) == (5, 2)  # "1" to "5" alone are always "up"
+
+
+def test_what_has_the_same_tokens_is_one_input_and_one_class(tmp_path):
+  pairs = [("a", "Yes"), ("A", "yes"), ("b", "no"), ("c", "no")]
+  write_examples(tmp_path / "s", [{"input": x, "output": y} for x, y in pairs], Cased())
+  store = Store(tmp_path / "s")
+  assert shots.Supports(2, store).scarcest.distinct == 3
+  found = shots.Supports(PerClass(1), store)
+  assert (found.scarcest.distinct, found.size) == (1, 2)  # "a" alone is always "yes"
+  assert {store.target(i).tobytes() for i in found.draw([], 1, (0,))} == {
+    store.target(i).tobytes() for i in (0, 2)
+  }
 
 
 @pytest.mark.parametrize("wrong", [0, (0, 2), (3, 2)])
