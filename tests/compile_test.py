@@ -23,7 +23,7 @@ tiny = tiny_lib.fixture
 
 FILES = ["models/llama_tiny.gin", "systems/hyperllama.gin", "data/lexical.gin", "runs/mtf.gin"]
 ARGUMENTS = [f"--gin_file={file}" for file in FILES]
-UNREAD = ["MODEL_DIR='m'", "DATA_DIR='d'", "TRAIN_STEPS=70"]
+UNREAD = ["MODEL_DIR='m'", "DATA_DIR='d'", "TRAIN_STEPS=2000"]
 
 
 def training(*bindings: str, files=FILES) -> compile_lib.Training:
@@ -179,7 +179,8 @@ def test_a_kernel_for_other_machines_is_refused(here, capsys):
 def test_the_shape_is_the_largest_that_a_configuration_allows():
   limit = "EPISODE_LIMIT=(100, 30, 10)"
   assert training(limit, "NUM_QUERIES=3").largest_shape == BatchShape(112, 3, 32, 12)
-  inline = training(limit, "episodes.EpisodeConfig.inline=True")
+  files = [file.replace("hyperllama", "lora") for file in FILES]  # reads no other support
+  inline = training(limit, "episodes.EpisodeConfig.inline=True", files=files)
   assert inline.largest_shape == BatchShape(16, 8, 132, 12)
   given = training(limit).data.episodes
   shapes = (BatchShape(16, 8, 8, 4), BatchShape(32, 8, 4, 4), BatchShape(16, 8, 12, 4))
