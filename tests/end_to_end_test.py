@@ -67,7 +67,7 @@ def training(tiny, folder, **macros):
 
 def test_a_run_killed_at_random_moments_ends_as_if_it_was_not(tiny, tmp_path):
   folder, undisturbed, draw = tmp_path / "run", tmp_path / "undisturbed", random.Random(0)
-  for _ in range(3):
+  for _ in range(4):  # and once more, below
     before = len(steps_of(folder))
     with training(tiny, folder) as process:
       target = len(steps_of(folder)) + draw.randint(1, 4)
