@@ -28,6 +28,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hyperjax import sources
 from hyperjax.core import phi as phi_lib
 from hyperjax.core.phi import LowRank, Phi, Prefix, Prompt
 from hyperjax.models import families, llama_peft, peft_files, t5_peft
@@ -288,10 +289,7 @@ def _check_made_for(folder: pathlib.Path, meta: Mapping[str, Any], base: Base) -
 
 def _meta(folder: pathlib.Path) -> dict[str, Any]:
   path = folder / META
-  try:
-    meta = json.loads(path.read_text(encoding="utf-8"))
-  except ValueError as e:
-    raise ValueError(f"{path} is damaged: {e}") from e
+  meta = sources.read_json(path)
   if meta.get("version") != _VERSION:
     raise ValueError(f"{path} has version {meta.get('version')!r}; this hyperjax reads {_VERSION}")
   fields = ("model", "peft", "prompt", "provenance", "sha256", "spec", "vocabulary")

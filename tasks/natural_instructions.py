@@ -14,6 +14,7 @@ behind white space, and the output is one of these letters, they are the row's `
 subjects of MMLU and in COPA.
 """
 
+import abc
 import dataclasses
 import functools
 import os
@@ -44,7 +45,7 @@ _OPTION = re.compile(r"(?<!\S)\(([A-Z])\)")
 
 
 @dataclasses.dataclass(frozen=True)
-class _Tasks(folders.Folder):
+class _Tasks(folders.Folder, abc.ABC):
   """What both sources share.
 
   Attributes:
@@ -73,9 +74,9 @@ class _Tasks(folders.Folder):
         "rouge_tokenizer, for the published figures to 'openai-community/gpt2'."
       )
 
+  @abc.abstractmethod
   def splits(self, file: pathlib.Path) -> dict[str, list[Row]]:
     """Returns the rows of each split of a task file."""
-    raise NotImplementedError
 
   def read(self, file: pathlib.Path, split: str) -> Iterator[Row]:
     """Yields the rows of a split, as they are registered."""

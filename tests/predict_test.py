@@ -226,7 +226,7 @@ def test_a_wrong_file_of_inputs_is_named(capsys, tmp_path, lines, message):
   (["--max_new_tokens", "0"], "--max_new_tokens must be at least 1, not 0"),
   (["--temperature", "-1"], "--temperature must be at least 0, not -1"),
   (["--out", "/no/such/folder/x.jsonl"], "there is no folder"),
-  (["--out", "/tmp"], "--out /tmp is a folder: name a file in it"),
+  (["--out", "."], "--out . is a folder: name a file in it"),
   (["--input", " "], "is empty"),
   (["--max_new_tokens", "125"], "the model holds 128, of which the adapter's prefix takes 2"),
 ])

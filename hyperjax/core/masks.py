@@ -5,6 +5,7 @@ under causal attention: what a real token may see always lies to its left. A pre
 mask: `attention.attend` follows `Prefix.length`.
 """
 
+import abc
 import dataclasses
 from functools import partial
 
@@ -163,12 +164,12 @@ class Branches:
     return jnp.pad(own, room) | (jnp.arange(S) < self.length[..., None, None])
 
 
-class Drawn:
+class Drawn(abc.ABC):
   """A mask that has no description: only the einsum works under it."""
 
+  @abc.abstractmethod
   def dense(self, T: int, S: int) -> Bool[Array, "#B #M T S"]:
     """Who sees whom."""
-    raise NotImplementedError
 
 
 Mask = Causal | Whole | Cached | Branches | Gist | Drawn

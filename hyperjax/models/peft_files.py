@@ -1,12 +1,13 @@
 """PEFT's two files of an adapter, read with every error named."""
 
 import difflib
-import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+
+from hyperjax import sources
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 
@@ -23,10 +24,7 @@ def read_config(folder: pathlib.Path) -> dict[str, Any]:
     raise FileNotFoundError(f"adapter {str(folder)!r}: no such folder")
   if not path.exists():
     raise FileNotFoundError(f"{folder} is no adapter: it has neither hyperjax.json nor {CONFIG}")
-  try:
-    raw = json.loads(path.read_text(encoding="utf-8"))
-  except ValueError as e:
-    raise ValueError(f"{path} is damaged: {e}") from e
+  raw = sources.read_json(path)
   if not isinstance(raw, dict):
     raise ValueError(f"{path} is damaged: it holds no JSON object")
   return raw
