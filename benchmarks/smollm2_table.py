@@ -16,6 +16,7 @@ import sys
 
 from benchmarks import commands
 from hyperjax import storage
+from hyperjax.evaluation import tables
 
 MODEL = "models/smollm2_135m.gin"
 DATA = "data/function_vectors.gin"
@@ -121,9 +122,8 @@ def _table(out: pathlib.Path) -> str:
   )
   for name, points in {"prefix_few": starts["random"], **tuned}.items():
     rows[name] = points[-1]["exact_match"]
-  lines = ["| method | exact match | 95% interval over tasks |", "|---|---|---|"]
-  for name, found in rows.items():
-    lines.append(f"| {name} | {found['mean']:.3f} | {found['low']:.3f} to {found['high']:.3f} |")
+  lines = ["| method | exact match [95% interval over tasks] |", "|---|---|"]
+  lines += [f"| {name} | {tables.text(found)} |" for name, found in rows.items()]
   text = "\n".join(lines)
   storage.write_whole(out / "table.md", text + "\n")
   return text

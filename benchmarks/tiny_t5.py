@@ -28,6 +28,7 @@ from matplotlib.figure import Figure
 
 from benchmarks import commands
 from hyperjax import storage
+from hyperjax.evaluation import tables
 from hyperjax.tasks import rules
 
 MODEL, RULES, TEXT = "models/t5_rules.gin", "data/rules.gin", "data/text.gin"
@@ -167,7 +168,7 @@ def table(found: Mapping[str, dict]) -> str:
   first = next(iter(found.values()))["methods"]
   lines = ["| method | exact match | recovery | φ of another task | φ of shuffled outputs |",
            "|---|---|---|---|---|"]  # fmt: skip
-  lines += [f"| {m} | {_interval(first[m]['exact_match'])} | | | |"
+  lines += [f"| {m} | {tables.text(first[m]['exact_match'])} | | | |"
             for m in ("zero_shot", "in_context_shuffled", "in_context")]  # fmt: skip
   for name, report in found.items():
     methods = report["methods"]
@@ -175,16 +176,10 @@ def table(found: Mapping[str, dict]) -> str:
       methods[name]["exact_match"], report["recovery"]["exact_match"],
       *(methods[control]["exact_match"] for control in COLUMNS),
     ]  # fmt: skip
-    lines.append(f"| {name} | {' | '.join(map(_interval, cells))} |")
+    lines.append(f"| {name} | {' | '.join(map(tables.text, cells))} |")
   guessing = rules.guessing(rules.HELD_OUT_TASKS)
   lines += ["", f"A reader of the outputs alone that guesses the places: {guessing:.3f}."]
   return "\n".join(lines)
-
-
-def _interval(figure: Mapping[str, Any]) -> str:
-  if figure["mean"] is None:
-    return "undefined"
-  return f"{figure['mean']:.3f} [{figure['low']:.3f}, {figure['high']:.3f}]"
 
 
 def draw(found: Mapping[str, dict], steps: int, file: pathlib.Path) -> None:
