@@ -30,6 +30,7 @@ from benchmarks import commands
 from hyperjax import storage
 from hyperjax.evaluation import tables
 from hyperjax.tasks import rules
+from hyperjax.training import metrics_writer
 
 MODEL, RULES, TEXT = "models/t5_rules.gin", "data/rules.gin", "data/text.gin"
 PREFIX, LORA = "hypert5_prefix", "hypert5_lora"
@@ -151,8 +152,8 @@ def after(quarter: int) -> str:
 
 def in_context(out: pathlib.Path) -> float:
   """The T5's last exact match on held-out rules, reading the support in its own input."""
-  lines = (out / "downstream" / "metrics.jsonl").read_text().splitlines()
-  found = [line for line in map(json.loads, lines) if "held_out/exact_match" in line]
+  lines = metrics_writer.read(out / "downstream" / "metrics.jsonl")
+  found = [line for line in lines if "held_out/exact_match" in line]
   return found[-1]["held_out/exact_match"]
 
 

@@ -20,7 +20,7 @@ from hyperjax.core import phi as phi_lib
 from hyperjax.core import sharding
 from hyperjax.data import layouts, loader, rows, shapes
 from hyperjax.data.episodes import Episode, EpisodeConfig
-from hyperjax.data.prompts import PromptFormat
+from hyperjax.data.prompts import PromptFormat, ends_early
 from hyperjax.data.vocabularies import Vocabulary
 
 DEFAULT_CHECKPOINT = "runs/quickstart/hyperllama"
@@ -63,6 +63,11 @@ def parser() -> argparse.ArgumentParser:
   )  # fmt: skip
   p.add_argument("--examples", type=storage.local, required=True, help="a JSONL or JSON file")
   p.add_argument("--out", type=storage.local, required=True, help="the adapter's new folder")
+  p.add_argument(
+    "--definition",
+    help="the task in words, in front of the examples: for a hypermodel whose training tasks have "
+    "such a text, as those of Super-NaturalInstructions",
+  )
   p.add_argument("--model", help="where the base model lies, if not where it lay in training")
   p.add_argument(
     "--max_tokens", type=int, default=DEFAULT_TOKENS,
@@ -75,12 +80,21 @@ def parser() -> argparse.ArgumentParser:
 
 
 def read_support(
-  examples: Sequence[rows.Row], prompt: PromptFormat, vocabulary: Vocabulary
-) -> Episode:
-  """The support of these examples, token for token as in training."""
+  examples: Sequence[rows.Row], prompt: PromptFormat, vocabulary: Vocabulary,
+  definition: str | None = None,
+) -> Episode:  # fmt: skip
+  """The support of these examples, token for token as in training.
+
+  Targets that no answer can be are said on stderr.
+  """
   inputs = prompt.encode_inputs(vocabulary, [row.fields["input"] for row in examples])
   targets = prompt.encode_targets(vocabulary, [row.fields["output"] for row in examples])
+  end = list(prompt.terminator_ids(vocabulary))
+  if remark := prompt.remark({"the examples": sum(ends_early(t, end) for t in targets)}):
+    print(f"note: {remark}", file=sys.stderr)
   head = [vocabulary.bos_id] if vocabulary.adds_bos else []
+  if definition:
+    head += prompt.encode_definitions(vocabulary, [definition])[0]
   return Episode(
     task="examples",
     head=np.array(head, np.int32),
@@ -108,7 +122,7 @@ def adapt(args: argparse.Namespace, command: str) -> str:
   mesh = sharding.sharing(args.devices)
   run = _opened(args, mesh)
   runs.check_makes_phi(f"--checkpoint {args.checkpoint}", run.trained, run.inline)
-  episode = read_support(examples, run.prompt, run.vocabulary)
+  episode = read_support(examples, run.prompt, run.vocabulary, args.definition)
   layout = layouts.of(run.config.layout, vars(run.vocabulary))
   size = min(len(episode.support) + len(layout.end), args.max_tokens)
   shape = shapes.rounded(size, queries=1, query=1, targets=1)

@@ -17,7 +17,7 @@ from hyperjax import storage
 from hyperjax.core import phi as phi_lib
 from hyperjax.core.batch import Support
 from hyperjax.core.phi import Phi
-from hyperjax.data import continuations, eval_episodes, eval_sets
+from hyperjax.data import continuations, eval_episodes, eval_sets, prompts
 from hyperjax.data.episodes import Episode, Query
 from hyperjax.data.eval_sets import EvalConfig, Group
 from hyperjax.data.manifest import Manifest, digest
@@ -27,7 +27,7 @@ from hyperjax.evaluation import metrics, scoring
 Record = dict[str, Any]
 
 # Part of what stored answers are named by: raise it where scoring or decoding changes.
-_SCORING = 5
+_SCORING = 6
 # As many of the tasks that are too long are named.
 _NAMED = 3
 # The most batches of a part. All its phis are kept until it is scored: a part has fewer batches
@@ -164,7 +164,7 @@ class Scorer:
         "input": self.vocabulary.decode(query.input.tolist()),
         **self._compare(found.ids, query, end),
         "log_likelihood": float(found.likelihoods[continuations.target_number(query)]),
-        "tokens": len(query.target), **self._ranked(query, found.likelihoods),
+        "tokens": len(query.target), **self._ranked(query, found.likelihoods, end),
         **self._references(episode.task, query),
       }
       for source, episode in enumerate(episodes)
@@ -173,14 +173,18 @@ class Scorer:
     ]  # fmt: skip
 
   def _compare(self, ids: list[int], query: Query, end: tuple[int, ...]) -> Record:
-    """The texts, and whether the answer ended in time and is the target."""
-    ended = tuple(ids[-len(end) :]) == end
-    prediction = self.vocabulary.decode(ids[: -len(end)] if ended else ids).strip()
-    target = self._target_text(query.target)
-    match = int(ended and metrics.exact_match(prediction, target))
+    """The texts, and whether the answer ended in time and is the target.
+
+    Up to its terminator, as targets are: what goes on behind an EOS is another answer, though its
+    text may be the target's.
+    """
+    target = query.target.tolist()
+    whole = [self.vocabulary.decode(x[: -len(end)]) for x in (ids, target)]
+    match = int(tuple(ids[-len(end) :]) == end and metrics.exact_match(*whole))
+    target, prediction = (prompts.text_of(x, end, self.vocabulary) for x in (target, ids))
     return {"target": target, "prediction": prediction, "exact_match": match}
 
-  def _ranked(self, query: Query, found: np.ndarray) -> Record:
+  def _ranked(self, query: Query, found: np.ndarray, end: tuple[int, ...]) -> Record:
     """For a query with options, the likeliest one; the first of equals wins.
 
     By log-probabilities summed over its tokens, terminator included (T0, arXiv 2110.08207), and by
@@ -193,7 +197,7 @@ class Scorer:
     by_token = query.options[int(np.argmax(total / [len(ids) for ids in query.options]))]
     return {
       "option_correct": int(np.array_equal(likeliest, query.target)),
-      "option_by_token": self._target_text(by_token),
+      "option_by_token": prompts.text_of(by_token.tolist(), end, self.vocabulary),
     }
 
   def _references(self, task: str, query: Query) -> Record:
@@ -201,11 +205,6 @@ class Scorer:
     split = eval_episodes.query_split(self.manifest.splits(task))
     found = self.manifest.store(task, split).references(query.id)
     return {"references": found} if found else {}
-
-  def _target_text(self, ids: np.ndarray) -> str:
-    """The text of a target piece, without its terminator."""
-    end = self.manifest.prompt.terminator_ids(self.vocabulary)
-    return self.vocabulary.decode(ids[: -len(end)].tolist()).strip()
 
 
 def remark(tokens: Mapping[str, int], context: int | None) -> str | None:

@@ -47,7 +47,7 @@ def unknown(command: str) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  """Runs one command and returns its exit status."""
+  """Runs one command and returns its exit status: 130 after Ctrl-C, which is no error of ours."""
   argv = list(sys.argv[1:] if argv is None else argv)
   if not argv or argv[0] in ("-h", "--help", "help"):
     print(usage(), end="")
@@ -63,7 +63,13 @@ def main(argv: Sequence[str] | None = None) -> int:
   if not sys.flags.safe_path and (here := os.getcwd()) not in sys.path:
     sys.path.insert(0, here)
   module, _ = COMMANDS[command]
-  return importlib.import_module(module).main(rest) or 0
+  try:
+    return importlib.import_module(module).main(rest) or 0
+  except KeyboardInterrupt:
+    if "--debug" in rest:
+      raise
+    print("interrupted", file=sys.stderr)
+    return 130
 
 
 if __name__ == "__main__":

@@ -79,7 +79,11 @@ def parser() -> argparse.ArgumentParser:
     "--base_bits", type=int, choices=sorted(quantised.TYPES), help="of the base model's matrices "
     "(default: full width)",
   )  # fmt: skip
-  p.add_argument("--out", type=storage.local, help="writes JSON lines: input, prediction, adapter")
+  p.add_argument(
+    "--out", type=storage.local, help="writes JSON lines, into a new file: input, prediction, "
+    "adapter",
+  )  # fmt: skip
+  p.add_argument("--overwrite", action="store_true", help="replace the file that is there")
   return p
 
 
@@ -236,19 +240,9 @@ def answer(group: Sequence[Job], length: int, tools: Tools) -> list[str]:
   )
   ids, produced = (np.squeeze(np.asarray(x), axis) for x in (ids, produced))
   return [
-    text_of(ids[row, : produced[row]].tolist(), job.terminator, tools.vocabulary)
+    prompts.text_of(ids[row, : produced[row]].tolist(), job.terminator, tools.vocabulary)
     for row, job in enumerate(group)
   ]
-
-
-def text_of(ids: list[int], terminator: tuple[int, ...], vocabulary: Vocabulary) -> str:
-  """The text before the terminator (or before the vocabulary's EOS), without space around it."""
-  size = len(terminator)
-  if tuple(ids[-size:]) == terminator:
-    ids = ids[:-size]
-  if vocabulary.eos_id in ids:
-    ids = ids[: ids.index(vocabulary.eos_id)]
-  return vocabulary.decode(ids).strip()
 
 
 def _power_of_two(n: int) -> int:
@@ -262,10 +256,8 @@ def predict(args: argparse.Namespace) -> list[dict[str, str]]:
       raise ValueError(f"--{name} must be at least 1, not {getattr(args, name)}")
   if args.temperature < 0:
     raise ValueError(f"--temperature must be at least 0, not {args.temperature}")
-  if args.out is not None and not args.out.absolute().parent.is_dir():
-    raise FileNotFoundError(f"--out {args.out}: there is no folder {args.out.parent}")
-  if args.out is not None and args.out.is_dir():
-    raise IsADirectoryError(f"--out {args.out} is a folder: name a file in it")
+  if args.out is not None:
+    _check_out(args.out, args.overwrite)
   requests = read_requests(args)
   folders = list(dict.fromkeys(request.adapter for request in requests))
   sources = {folder: args.model or adapters.recorded_source(folder) for folder in folders}
@@ -277,7 +269,16 @@ def predict(args: argparse.Namespace) -> list[dict[str, str]]:
   # Late, so that a wrong argument is answered at once.
   from hyperjax import runs
 
-  model = runs.ModelConfig(families.read_config(source), source, bits=args.base_bits)
+  try:
+    config = families.read_config(source)
+  except FileNotFoundError as e:
+    if args.model:
+      raise
+    raise FileNotFoundError(
+      f"{folders[0]} is for the model {source!r}, which is not there: say where it lies now with "
+      f"--model ({e})"
+    ) from e
+  model = runs.ModelConfig(config, source, bits=args.base_bits)
   vocabulary = vocabularies.load(source)
   mesh = sharding.sharing(args.devices)
   downstream, fingerprint = model.load(mesh)
@@ -306,6 +307,19 @@ def predict(args: argparse.Namespace) -> list[dict[str, str]]:
     {"input": request.text, "prediction": text, "adapter": request.adapter}
     for request, text in zip(requests, predictions, strict=True)
   ]
+
+
+def _check_out(out: pathlib.Path, overwrite: bool) -> None:
+  """Refuses a file that could not be written, or is there already, before the work."""
+  folder = out.absolute().parent
+  if not folder.is_dir():
+    raise FileNotFoundError(f"--out {out}: there is no folder {out.parent}")
+  if out.is_dir():
+    raise IsADirectoryError(f"--out {out} is a folder: name a file in it")
+  if not os.access(folder, os.W_OK | os.X_OK):
+    raise PermissionError(f"--out {out}: {folder} may not be written to; name another folder")
+  if os.path.lexists(out) and not overwrite:
+    raise FileExistsError(f"--out {out} exists; name a new file, or replace it (--overwrite)")
 
 
 def _prompt(folder: str, adapter: adapters.Adapter, name: str | None) -> PromptFormat:

@@ -4,6 +4,7 @@ own; what a run trains is in `systems`."""
 import contextlib
 import dataclasses
 import hashlib
+import json
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from etils import epath
 from flax import nnx
 from jax.sharding import Mesh
@@ -25,6 +25,7 @@ from hyperjax.data.manifest import DataConfig, Manifest
 from hyperjax.data.prompts import PromptFormat
 from hyperjax.data.vocabularies import Vocabulary
 from hyperjax.models import families
+from hyperjax.training import checksums
 from hyperjax.training.checkpoints import Checkpoints, abstract
 
 _DTYPES = ("auto", "float32", "bfloat16", "float64")
@@ -112,8 +113,13 @@ def configured(folder: str | os.PathLike) -> dict[str, Any]:
 
   Raises:
     FileNotFoundError: the folder holds no run.
+    ValueError: it holds one of another command.
   """
   given = launch.configured(folder, "hyperjax.train", "train")
+  if "model" not in given:
+    raise ValueError(
+      f"{launch.config_of(folder)} configures no training: name a training run's MODEL_DIR"
+    )
   return given | {"model": dataclasses.replace(given["model"], attention="auto")}
 
 
@@ -334,12 +340,12 @@ def _other_bits(folder: str | os.PathLike, made: int | None, model: ModelConfig)
 
 
 def digest(tree: Any) -> str:
-  """A hash of a tree's arrays and their places."""
-  digest = hashlib.sha256()
-  for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-    digest.update(f"{jax.tree_util.keystr(path)} {leaf.dtype}{leaf.shape}".encode())
-    digest.update(np.asarray(leaf).tobytes())
-  return digest.hexdigest()
+  """A hash of a tree's arrays and their places; all that leaves the devices are checksums."""
+  arrays = {
+    f"{jax.tree_util.keystr(path)} {leaf.dtype}{leaf.shape}": leaf
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+  }
+  return hashlib.sha256(json.dumps(checksums.of(arrays)).encode()).hexdigest()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -382,6 +388,6 @@ class DataFolder:
         f"{self.path} was built with a vocabulary of {manifest.vocabulary['size']} tokens "
         f"({manifest.vocabulary['fingerprint'][:12]}), {self.config.vocabulary} has "
         f"{vocabulary.size} ({vocabulary.fingerprint[:12]}): build it again with "
-        "hyperjax data, or name the vocabulary that it was built with"
+        "hyperjax data, or name another DATA_DIR, or the vocabulary that it was built with"
       )
     return manifest

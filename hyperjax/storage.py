@@ -7,6 +7,7 @@ no folders either: one exists as long as an object's name begins with its own.
 """
 
 import argparse
+import asyncio
 import contextlib
 import fcntl
 import glob
@@ -17,12 +18,14 @@ import platform
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import fsspec
 from etils import epath
+from fsspec import asyn
 
 _BUCKET = "gs://"
+_AT_ONCE = 16  # folders that are copied
 
 
 def in_bucket(path: str | os.PathLike) -> bool:
@@ -84,39 +87,74 @@ def local(path: str) -> pathlib.Path:
 
 
 def copy_folder(address: str, to: str | os.PathLike) -> None:
-  """Copies a bucket's folder to the local disk, whole or not at all; one that is there is kept.
+  """Copies a bucket's folder to the local disk, as `copy_folders`."""
+  copy_folders({address: to})
 
-  Several processes of a machine may ask for the same one at once: one copies, the others wait. What
-  one that was killed has left is removed by the next.
+
+def copy_folders(copies: Mapping[str, str | os.PathLike]) -> None:
+  """Copies a bucket's folders to the local disk, several at once; each comes whole or not at all,
+  and one that is there is kept.
+
+  Several processes of a machine may ask for the same ones at once: one copies, the others wait.
+  What one that was killed or interrupted has left is removed by the next.
+
+  Args:
+    copies: {address: the copy}; all copies lie in one folder.
 
   Raises:
-    FileNotFoundError: nothing lies at that address.
+    FileNotFoundError: nothing lies at an address.
     ValueError: as `folder`.
   """
-  to = pathlib.Path(to)
+  wanted = {address: pathlib.Path(to) for address, to in copies.items()}
+  missing = {os.fspath(folder(a)): to for a, to in wanted.items() if not to.exists()}
+  if not missing:
+    return
+  parent = next(iter(missing.values())).parent
+  parent.mkdir(parents=True, exist_ok=True)
+  with _alone_in(parent) as alone:
+    gcs = fsspec.filesystem("gcs")
+    asyn.sync(gcs.loop, _copy_all, gcs, missing, alone)
+
+
+async def _copy_all(
+  gcs: asyn.AsyncFileSystem, missing: Mapping[str, pathlib.Path], alone: bool
+) -> None:
+  turns, errors = asyncio.Semaphore(_AT_ONCE), []
+
+  async def copy(address: str, to: pathlib.Path) -> None:
+    async with turns:
+      if not errors:
+        try:
+          await _copy(gcs, address, to, alone)
+        except Exception as error:
+          errors.append(error)
+
+  await asyncio.gather(*(copy(*pair) for pair in missing.items()))
+  if errors:
+    raise errors[0]
+
+
+async def _copy(
+  gcs: asyn.AsyncFileSystem, address: str, to: pathlib.Path, alone: bool
+) -> None:
   if to.exists():
     return
-  source = folder(address)
-  if not source.is_dir():
+  if not await gcs._isdir(address):
     raise FileNotFoundError(f"{address}: no such folder in the bucket")
-  to.parent.mkdir(parents=True, exist_ok=True)
-  with _alone_in(to.parent) as alone:
-    if to.exists():
+  print(f"copying {address} to {to}", flush=True)
+  mine = f".{to.name}.{platform.node()}."  # another machine may share the disk, and not the lock
+  for left in to.parent.glob(f"{glob.escape(mine)}*.partial") if alone else ():
+    shutil.rmtree(left)
+  partial = pathlib.Path(tempfile.mkdtemp(".partial", mine, to.parent))
+  try:
+    await gcs._get(f"{address}/", f"{partial}/", recursive=True)
+    partial.chmod(0o755)
+    partial.rename(to)
+  except BaseException as error:
+    shutil.rmtree(partial, ignore_errors=True)
+    if isinstance(error, OSError) and to.exists():  # another machine was the first
       return
-    print(f"copying {address} to {to}", flush=True)
-    mine = f".{to.name}.{platform.node()}."  # another machine may share the disk, and not the lock
-    for left in to.parent.glob(f"{glob.escape(mine)}*.partial") if alone else ():
-      shutil.rmtree(left)
-    partial = pathlib.Path(tempfile.mkdtemp(".partial", mine, to.parent))
-    try:
-      fsspec.filesystem("gcs").get(f"{os.fspath(source)}/", f"{partial}/", recursive=True)
-      partial.chmod(0o755)
-      partial.rename(to)
-    except BaseException as error:
-      shutil.rmtree(partial, ignore_errors=True)
-      if isinstance(error, OSError) and to.exists():  # another machine was the first
-        return
-      raise
+    raise
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from hyperjax.core import sharding
 from hyperjax.data.vocabularies import Vocabulary
-from hyperjax.hypermodels.hyperllama import Encode
+from hyperjax.hypermodels.gist_tokens import Encode
 from hyperjax.models import families
 from hyperjax.training import step as step_lib
 

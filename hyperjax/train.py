@@ -9,11 +9,13 @@ import dataclasses
 import math
 import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
 from flax import nnx
+from jax.experimental import multihost_utils
 
 from hyperjax import launch, resuming, runs, storage, systems
 from hyperjax.core import quantised, sharding
@@ -147,19 +149,22 @@ def train(
   stream = data.episodes.stream(
     manifest, seed=run.seed, batch_size=run.batch_size, layout=layout
   )
+  if stream.remark:
+    print(f"note: {stream.remark}", file=sys.stderr)
   downstream, fingerprint = model.load(mesh)
   parts = systems.build_parts(hypermodel, downstream, systems.encoder(vocabulary), run.seed, mesh)
   transform = optimizer.build(run.steps, parts.axes)
   watch = None
   if run.eval_period and data.held_out:
-    watch = Watch.open(data, vocabulary, parts.graph, layout)
+    watch = Watch.open(data, vocabulary, parts.graph, layout, sharding.episode_parts(mesh))
 
   # Where it starts: this run's newest checkpoint, another run's, or the initial values.
   trained, frozen = parts.trained, parts.frozen
   state, start = step_lib.init_optimizer(transform, trained, mesh), 0
   train_step = step_lib.make_train_step(
-    parts.graph, transform, objective, run.accumulate, (lies(trained), lies(state))
-  )
+    parts.graph, transform, partial(objective, bos=manifest.vocabulary["adds_bos"]),
+    run.accumulate, (lies(trained), lies(state)),
+  )  # fmt: skip
   del parts, downstream
   checkpoints = Checkpoints(model_dir, fingerprint, data=manifest.identity)
   # Initial values make room for those that are read.
@@ -176,8 +181,10 @@ def train(
     print(f"resuming {model_dir} at step {start} of {run.steps}", flush=True)
   elif run.initial_checkpoint:
     other = Checkpoints(run.initial_checkpoint, fingerprint, read_only=True)
-    trained = abstract(trained)
-    trained = other.restore(trained, None).trained
+    # What that run left frozen starts as it is: HyperT5+ goes on from HyperT5's hyperpretraining.
+    kept = {k: v for k, v in trained.items() if k == "downstream" and k not in other.parts()}
+    trained = abstract({k: v for k, v in trained.items() if k not in kept})
+    trained = {**other.restore(trained, None).trained, **kept}
     other.close()
 
   # The loop. Metrics of a step are read after the next one is dispatched.
@@ -192,10 +199,11 @@ def train(
     loader.Loader(stream, start_step=start, stop_step=run.steps, rows=rows) as batches,
     writer, signals, bar, jax.set_mesh(mesh),
   ):  # fmt: skip
-    if watch and start == 0:
-      with bar.paused():
-        found = watch.measure(trained, frozen)
-      writer.write(0, found)
+    if watch and (start % run.eval_period == 0 or start == run.steps):
+      # A run that ended while it measured has saved the step, but not what it measured.
+      measured = np.array("held_out/exact_match" in writer.last)
+      if not multihost_utils.broadcast_one_to_all(measured):
+        _measure(watch, start, trained, frozen, writer, bar)
     for step, host_batch, info in batches:
       shape = stream.bucket(step)
       before = compilations()
@@ -215,18 +223,12 @@ def train(
       if evaluate or save:
         _report(*pending, writer, bar, checkpoints)
         pending = None
-      if stop:  # little time may be left
+      if save:  # first: measuring takes long, and little time may be left
         _save(done, trained, state, writer, checkpoints)
       if evaluate:
-        with bar.paused():
-          found = watch.measure(trained, frozen)
-        writer.write(done, {**found, "minutes": bar.minutes})
-        bar.note(f"step {done}: held-out exact match {found['held_out/exact_match']:.3f}, "
-                 f"log-likelihood {found['held_out/log_likelihood']:.2f}")  # fmt: skip
+        _measure(watch, done, trained, frozen, writer, bar)
       if stop:
         break
-      if save:
-        _save(done, trained, state, writer, checkpoints)
     checkpoints.wait()  # in here: a signal, or metrics that cannot be written, do not end it
   checkpoints.close()
   if signals.received and done < run.steps:
@@ -289,6 +291,15 @@ def _report(step, metrics, info, writer, bar, checkpoints) -> None:
   )
 
 
+def _measure(watch, step, trained, frozen, writer, bar) -> None:
+  """Writes how the held-out tasks are answered after so many steps, and says it."""
+  with bar.paused():
+    found = watch.measure(trained, frozen)
+  writer.write(step, {**found, "minutes": bar.minutes})
+  bar.note(f"step {step}: held-out exact match {found['held_out/exact_match']:.3f}, "
+           f"log-likelihood {found['held_out/log_likelihood']:.2f}")  # fmt: skip
+
+
 def _save(step, trained, state, writer, checkpoints) -> None:
   """Starts a checkpoint; where the metrics before it cannot be copied, it is whole first."""
   try:
@@ -306,8 +317,8 @@ def _summarise(model_dir, run, start, counts, bar) -> None:
       f"{model_dir}: all {run.steps} steps done, {bar.minutes:.1f} minutes of training "
       f"in all; since step {start} {bar.tokens_per_second:.0f} tokens/s, padding "
       f"{counts.padding:.0%} of the places; cut: "
-      f"{counts.shots_dropped} support examples, {counts.inputs_cut} inputs, "
-      f"{counts.targets_cut} targets",
+      f"{counts.shots_dropped} support examples, {counts.supports_cut} supports of one example, "
+      f"{counts.inputs_cut} inputs, {counts.targets_cut} targets",
       flush=True,
     )
   else:
@@ -322,32 +333,23 @@ class Watch:
   batches: Sequence[tuple[Any, np.ndarray]]
 
   @classmethod
-  def open(cls, data: TrainData, vocabulary, graph, layout: str) -> "Watch":
-    """Makes the batches of the first seed once."""
+  def open(cls, data: TrainData, vocabulary, graph, layout: str, parts: int = 1) -> "Watch":
+    """Makes the batches of the first seed once, of so many episodes that `parts` share them."""
     manifest = data.held_out.open(vocabulary)
     groups = eval_sets.groups(
       manifest, data.evaluation, data.evaluation.seeds[0], layout=layout, inline=data.inline
     )
+    size = -(-data.evaluation.batch_size // parts) * parts
     batches = [
-      (batch, mask)
-      for group in groups
-      for batch, mask, _ in eval_sets.batches(group, data.evaluation.batch_size)
+      (batch, mask) for group in groups for batch, mask, _ in eval_sets.batches(group, size)
     ]
     return cls(graph, batches)
 
   def measure(self, trained, frozen) -> dict[str, float]:
     """Means over all held-out queries."""
     system = nnx.merge(self.graph, trained, frozen)
-    likelihood, exact, queries = 0.0, 0.0, 0
-    for batch, mask in self.batches:
-      phi = scoring.produce(system.producer, system.downstream, batch.support)
-      scores = scoring.teacher_forced(system.downstream, phi, batch)
-      likelihood += float(np.asarray(scores[0])[mask].sum())
-      exact += float(np.asarray(scores[1])[mask].sum())
-      queries += int(mask.sum())
-    return {
-      "held_out/exact_match": exact / queries, "held_out/log_likelihood": likelihood / queries
-    }
+    found = scoring.means(system.producer, system.downstream, self.batches)
+    return {f"held_out/{name}": value for name, value in found.items()}
 
 
 def describe(model, hypermodel, data: TrainData, run: RunConfig) -> int:

@@ -14,21 +14,21 @@ import json
 import math
 import pathlib
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from hyperjax import launch, progress, runs, systems
 from hyperjax.core import arithmetic, sharding
-from hyperjax.core.batch import Batch
+from hyperjax.core import phi as phi_lib
+from hyperjax.core.batch import Batch, Support
 from hyperjax.core.phi import Phi
-from hyperjax.data import eval_episodes, layouts, loader, schedule, shapes, vocabularies
-from hyperjax.data.episodes import Episode, Sampler
-from hyperjax.data.manifest import Manifest
+from hyperjax.data import vocabularies
+from hyperjax.data.manifest import set_lists
+from hyperjax.data.tuning import Bench
 from hyperjax.evaluation import scoring, tuning_report
 from hyperjax.hypermodels.tuned import TunedPhi
 from hyperjax.training import step as step_lib
@@ -38,9 +38,6 @@ Curve = list[Point]
 
 # Part of what stored cells are named by: raise it where tuning or scoring changes.
 _TUNING = 3
-
-# Static shapes that the tasks are sorted into: each is compiled anew for every method.
-MAX_SHAPES = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,13 +93,12 @@ class TuneConfig:
   tasks: Sequence[str] = ()
 
   def __post_init__(self):
+    set_lists(self, "measure", "seeds", "tasks")
     for name in ("steps", "batch_size", "num_shots", "max_queries"):
       if getattr(self, name) < 1:
         raise ValueError(f"TuneConfig.{name} must be at least 1, not {getattr(self, name)}")
     if not self.measure or min(self.measure) < 0 or max(self.measure) > self.steps:
-      raise ValueError(
-        f"TuneConfig.measure {tuple(self.measure)} must name steps in 0..{self.steps}"
-      )
+      raise ValueError(f"TuneConfig.measure {self.measure} must name steps in 0..{self.steps}")
 
 
 def tune(
@@ -164,6 +160,9 @@ def tune(
     name: runs.load(method.start.run, loaded=(model, fingerprint), mesh=devices)
     for name, method in methods.items() if method.start
   }  # fmt: skip
+  with jax.set_mesh(devices):
+    for name, method in methods.items():
+      check_start(name, method, starts.get(name))
   folder = pathlib.Path(output_dir) / "cells"
   folder.mkdir(parents=True, exist_ok=True)
   launch.accept()
@@ -197,101 +196,28 @@ def tune(
   return 0
 
 
-@dataclasses.dataclass(frozen=True)
-class Bench:
-  """The tasks' examples in batches of a few static shapes, so that a few programs serve all tasks.
+def check_start(name: str, method: Method, start: runs.Run | None) -> None:
+  """Refuses a start whose phi is not of the kind that the method tunes; computes none.
 
-  Attributes:
-    manifest, config, layout: as given.
-    shapes: {task: of the batches that are tuned on and answered}.
+  Raises:
+    ValueError: names the method, the run and the difference.
   """
-
-  manifest: Manifest
-  config: TuneConfig
-  layout: layouts.Layout
-  shapes: Mapping[str, shapes.BatchShape]
-
-  @classmethod
-  def open(cls, manifest, tasks, methods, config: TuneConfig, layout: str) -> "Bench":
-    """Plans the shapes.
-
-    Raises:
-      ValueError: a task has too few examples.
-    """
-    laid = layouts.of(layout, manifest.vocabulary)
-    bench = cls(manifest, config, laid, {})
-    needs = {
-      task: loader.fit(
-        [*bench.asked(task), *(e for s in config.seeds for m in methods.values()
-                               for e in bench.read(task, s, m))],
-        laid,
-      )
-      for task in tasks
-    }  # fmt: skip
-    groups = shapes.sort(needs, dict.fromkeys(tasks, 1.0), config.batch_size, MAX_SHAPES)
-    return dataclasses.replace(
-      bench, shapes={task: shape for shape, members in groups for task in members}
-    )
-
-  def asked(self, task: str) -> list[Episode]:
-    """The queries that are answered, in groups of `batch_size`."""
-    return [
-      dataclasses.replace(episode, head=episode.head[:0], shots=())
-      for episode in eval_episodes.eval_episodes(
-        self.manifest, task, num_shots=1, num_queries=self.config.batch_size,
-        max_queries=self.config.max_queries, seed=self.config.seeds[0],
-      )
-    ]  # fmt: skip
-
-  def examples(self, task: str, seed: int, count: int) -> tuple[Sampler, list[int]]:
-    """A sampler of the split that is tuned on, and the ids of the tuning examples in it.
-
-    None has the input of a query that is asked, whichever split that one is of.
-    """
-    splits = self.manifest.splits(task)
-    asked = [q.id for episode in self.asked(task) for q in episode.queries]
-    split = eval_episodes.support_split(task, splits, seed)
-    apart = Sampler(self.manifest, task, eval_episodes.query_split(splits), split, count, 1)
-    ids = apart.draw(asked, count, (seed, "tune", task))
-    return Sampler(self.manifest, task, split, split, count, 1), ids
-
-  def read(self, task: str, seed: int, method: Method) -> list[Episode]:
-    """All that a method reads of a task: its tuning examples as queries, and its supports."""
-    sampler, ids = self.examples(task, seed, method.num_examples)
-    queries = tuple(map(sampler.query, ids))
-    supports = method.start.supports if method.start else 1
-    first, *others = self.supports(task, seed, method.num_examples, supports)
-    return [dataclasses.replace(first, queries=queries), *others]
-
-  def supports(self, task: str, seed: int, count: int, supports: int) -> list[Episode]:
-    """So many disjoint supports of the tuning examples, each with its examples as queries."""
-    sampler, ids = self.examples(task, seed, count)
-    shots = min(self.config.num_shots, count)
-    if supports * shots > count:
-      raise ValueError(
-        f"{supports} supports of {shots} examples are more than the {count} tuning examples"
-      )
-    parts = [ids[i * shots : (i + 1) * shots] for i in range(supports)]
-    return [
-      sampler.assemble(
-        part, [sampler.support.target(i) for i in part], tuple(map(sampler.query, part))
-      )
-      for part in parts
-    ]
-
-  def steps(self, task: str, seed: int, count: int) -> Iterator[Batch]:
-    """The batches that are tuned on: epochs of the examples, each in an order of its own."""
-    sampler, ids = self.examples(task, seed, count)
-    order = schedule.Epochs(count, seed, "tune", task)
-    size = min(self.config.batch_size, count)
-    for step in range(self.config.steps):
-      chosen = [ids[order(step * size + i)] for i in range(size)]
-      queries = tuple(map(sampler.query, chosen))
-      yield self.batch(Episode(task, np.zeros([0], np.int32), (), queries, (), sampler.adds_bos))
-
-  def batch(self, episode: Episode) -> Batch:
-    """One episode as a batch."""
-    return loader.to_batch([episode], self.shapes[episode.task], self.layout)[0]
+  if method.start is None:
+    return
+  said = f"the method '{name}' (tune.tune.methods) cannot start from {method.start.run}"
+  if not hasattr(method.producer, "spec"):
+    raise ValueError(f"{said}: {type(method.producer).__name__} tunes no phi")
+  support = Support(
+    jax.ShapeDtypeStruct((1, 16), jnp.int32), jax.ShapeDtypeStruct((1,), jnp.int32)
+  )
+  phi = jax.eval_shape(scoring.produce, start.producer, start.downstream, support)
+  try:
+    phi_lib.check(phi, method.producer.spec(start.downstream))
+  except ValueError as error:
+    raise ValueError(
+      f"{said}: {error}; gin's PREFIX_LENGTH is the length of the prefix that is tuned, and "
+      "tuned.TunedConfig has its other sizes"
+    ) from None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -318,15 +244,7 @@ class Tuner:
   def build(
     cls, method: Method, model, encode, config, start: runs.Run | None, mesh: jax.sharding.Mesh
   ) -> "Tuner":
-    """The method for a downstream model.
-
-    Raises:
-      ValueError: only a phi can start from a run.
-    """
-    if method.start and not hasattr(method.producer, "spec"):
-      raise ValueError(
-        f"{type(method.producer).__name__} tunes no phi: it cannot start from {method.start.run}"
-      )
+    """The method for a downstream model, its start being one that `check_start` takes."""
     spec = method.producer.spec(model) if method.start else None
     parts = systems.build_parts(method.producer, model, encode, 0, mesh)
     transform = method.optimizer.build(config.steps, parts.axes)
@@ -378,17 +296,8 @@ class Tuner:
 
   def _measure(self, trained, asked: Sequence[Batch], step: int) -> Point:
     system = nnx.merge(self.parts.graph, trained, self.parts.frozen)
-    likelihood, exact, queries = 0.0, 0.0, 0
-    for batch in asked:
-      phi = scoring.produce(system.producer, system.downstream, batch.support)
-      scores = scoring.teacher_forced(system.downstream, phi, batch)
-      real = batch.weights.sum(-1) > 0
-      likelihood += float(np.asarray(scores[0])[real].sum())
-      exact += float(np.asarray(scores[1])[real].sum())
-      queries += int(real.sum())
-    return {
-      "step": step, "exact_match": exact / queries, "log_likelihood": likelihood / queries
-    }
+    batches = [(batch, batch.asked()) for batch in asked]
+    return {"step": step, **scoring.means(system.producer, system.downstream, batches)}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -8,7 +8,7 @@ import dataclasses
 import pathlib
 from collections.abc import Mapping, Sequence
 
-from hyperjax.data.manifest import did_you_mean, digest
+from hyperjax.data.manifest import did_you_mean, digest, set_lists
 from hyperjax.data.seqio_cache import CachedSplit
 
 
@@ -27,9 +27,7 @@ class Tasks:
   name: str = "cached"
 
   def __post_init__(self):
-    if isinstance(self.tasks, str):
-      raise ValueError(f"cached.Tasks: tasks must be a list, not {self.tasks!r}.")
-    object.__setattr__(self, "tasks", tuple(self.tasks))
+    set_lists(self, "tasks")
 
   def available(self) -> bool:
     return pathlib.Path(self.path).is_dir()

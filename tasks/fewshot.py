@@ -10,7 +10,7 @@ equal rates. Inputs, outputs and options are strings; numbers are taken as Pytho
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from hyperjax.data import rows
@@ -40,16 +40,16 @@ class Folder(folders.Folder):
     registry.add_mixture(self.name, dict.fromkeys(files, 1.0))
 
 
-def load(path: str | os.PathLike) -> list[dict[str, Any]]:
+def load(path: str | os.PathLike) -> Iterator[dict[str, Any]]:
   """Reads and checks one file.
 
-  Returns:
+  Yields:
     Dicts of `input` (str), `output` (str) and, where the file has them, `options` (list of str).
 
   Raises:
     ValueError: what is wrong, with file and line (JSONL) or row (JSON).
   """
-  return [check(value, where) for where, value in rows.values(path)]
+  return (check(value, where) for where, value in rows.values(path))
 
 
 def check(value: Any, where: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
-from hyperjax.data.manifest import did_you_mean
+from hyperjax.data.manifest import did_you_mean, set_lists
 
 T = TypeVar("T")
 
@@ -32,8 +32,7 @@ class Folder:
   suffixes: ClassVar[tuple[str, ...]]
 
   def __post_init__(self):
-    object.__setattr__(self, "include", tuple(self.include))
-    object.__setattr__(self, "exclude", tuple(self.exclude))
+    set_lists(self, "include", "exclude")
 
   def available(self) -> bool:
     return pathlib.Path(self.path).is_dir()

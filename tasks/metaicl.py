@@ -18,11 +18,11 @@ import filecmp
 import functools
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from hyperjax.data import rows
-from hyperjax.data.manifest import did_you_mean, digest, file_digest
+from hyperjax.data.manifest import did_you_mean, digest, file_digest, set_lists
 from hyperjax.tasks import fewshot, folders
 
 KINDS = ("classification", "multi-choice", "free-form")
@@ -75,8 +75,7 @@ class MetaICL:
   name: str = ""
 
   def __post_init__(self):
-    for field in ("include", "exclude", "seeds"):
-      object.__setattr__(self, field, tuple(getattr(self, field)))
+    set_lists(self, "include", "exclude", "seeds")
     if not set(self.seeds) <= set(SEEDS):
       raise ValueError(f"MetaICL: seeds is {self.seeds}; MetaICL draws with {SEEDS}.")
     part = "" if self.part == "train" else f"_{self.part}"
@@ -184,21 +183,21 @@ def _script(task: str) -> str:
   return f"_build_gym.py --build{' --inst' if task.startswith('inst:') else ''}"
 
 
-def load(path: str | os.PathLike, use: str = RANKED) -> list[dict[str, Any]]:
+def load(path: str | os.PathLike, use: str = RANKED) -> Iterator[dict[str, Any]]:
   """Reads and checks one file of examples.
 
   Args:
     path: the file.
     use: `RANKED`: at least two options are needed; `LABELS`: none is, and those that are empty or
-      there already are left out; `UNREAD`: whatever they are, examples have none.
+      there already are left out, and one alone; `UNREAD`: whatever they are, examples have none.
 
-  Returns:
+  Yields:
     Dicts of `inputs`, `targets` and `options`, which is empty where answers are free.
 
   Raises:
     ValueError: what is wrong, with file and line.
   """
-  return [_row(value, where, use) for where, value in rows.values(path)]
+  return (_row(value, where, use) for where, value in rows.values(path))
 
 
 def _row(value: Any, where: str, use: str) -> dict[str, Any]:
@@ -212,8 +211,10 @@ def _row(value: Any, where: str, use: str) -> dict[str, Any]:
     example["options"] = options
   example = fewshot.check(example, where)
   options = example.get("options", [])
-  if use == RANKED and len(options) < 2:
-    raise ValueError(f"{where}: {len(options)} options, where at least 2 are due.")
+  if len(options) < 2:
+    if use == RANKED:
+      raise ValueError(f"{where}: {len(options)} options, where at least 2 are due.")
+    options = []  # one alone are no labels
   return {"inputs": example["input"], "targets": example["output"], "options": options}
 
 

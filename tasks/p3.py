@@ -17,7 +17,7 @@ import dataclasses
 import pathlib
 from collections.abc import Mapping, Sequence
 
-from hyperjax.data.manifest import did_you_mean, digest, family
+from hyperjax.data.manifest import did_you_mean, digest, family, set_lists
 from hyperjax.tasks import folders
 from hyperjax.tasks.p3_records import SCORE_EVAL, Split
 
@@ -78,8 +78,7 @@ class P3:
     if self.mixture not in MIXTURES:
       hint = did_you_mean(self.mixture, MIXTURES)
       raise ValueError(f"P3: mixture is '{self.mixture}', not one of {list(MIXTURES)}.{hint}")
-    object.__setattr__(self, "include", tuple(self.include))
-    object.__setattr__(self, "exclude", tuple(self.exclude))
+    set_lists(self, "include", "exclude")
 
   def available(self) -> bool:
     return pathlib.Path(self.path).is_dir()

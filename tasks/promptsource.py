@@ -18,7 +18,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from hyperjax.data import rows
-from hyperjax.data.manifest import digest, family, file_digest
+from hyperjax.data.manifest import digest, family, file_digest, set_lists
 from hyperjax.tasks import folders, p3
 from hyperjax.tasks.promptsource_templates import Renderer, Template, load
 
@@ -45,17 +45,17 @@ class Templates:
   name: str = "promptsource"
 
   def __post_init__(self):
-    object.__setattr__(self, "include", tuple(self.include))
-    object.__setattr__(self, "exclude", tuple(self.exclude))
+    set_lists(self, "include", "exclude")
 
   def available(self) -> bool:
     return pathlib.Path(self.path).is_dir()
 
   def fingerprints(self) -> Mapping[str, str]:
     """Returns {task: hash of its template and its data}."""
-    hashed = functools.cache(file_digest)
     return {
-      task: digest([task, t.jinja, t.answer_choices, *map(hashed, splits(t.file.parent).values())])
+      task: digest(
+        [task, t.jinja, t.answer_choices, *map(file_digest, splits(t.file.parent).values())]
+      )
       for task, t in self.tasks().items()
     }
 

@@ -69,7 +69,7 @@ def add_rows(
 
 
 def add_examples(
-  name: str, path: str | os.PathLike, load: Callable[[os.PathLike], Sequence[Mapping[str, Any]]]
+  name: str, path: str | os.PathLike, load: Callable[[os.PathLike], Iterable[Mapping[str, Any]]]
 ) -> None:
   """Registers a task over one file of `{"input", "output"[, "options"]}`, read by `load`."""
   add_rows(name, path, {"train": lambda: map(_row, load(path))})

@@ -16,6 +16,7 @@ import collections
 import dataclasses
 import functools
 import hashlib
+import heapq
 import itertools
 import string
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -107,10 +108,14 @@ class SymbolTuning:
     from hyperjax.evaluation import classification
     from hyperjax.tasks import registry
 
+    most = 2 if self.labels == "flipped" else self.max_classes
+
     # Copies of one task are built one after the other.
     @functools.lru_cache(maxsize=4)
-    def read(task: str, split: str) -> Sequence[Mapping[str, Any]]:
-      return _shuffled(task, task_rows.texts(seqio.TaskRegistry.get(task), split))
+    def read(task: str, split: str) -> tuple[Sequence[Mapping[str, Any]], Labels]:
+      labels = Labels(most)
+      rows = labels.watch(task_rows.texts(seqio.TaskRegistry.get(task), split))
+      return _first(self.copies * self.examples, task, rows), labels
 
     self.source.register()
     rates, instructed = {}, False
@@ -118,10 +123,10 @@ class SymbolTuning:
       splits = seqio.TaskRegistry.get(task).splits
       watched = [task_rows.files(seqio.TaskRegistry.get(task), split) for split in splits]
       found = {split: read(task, split) for split in splits}
-      every = list(itertools.chain.from_iterable(found.values()))
-      instructed |= any(row["definition"] for row in every)
-      labels = classes(every)
-      if not 2 <= len(labels) <= (2 if self.labels == "flipped" else self.max_classes):
+      seen = [labels for _, labels in found.values()]
+      instructed |= any(labels.instructed for labels in seen)
+      labels = classes(seen)
+      if not 2 <= len(labels) <= most:
         continue
       for copy in range(self.copies):
         name = self._name(task, copy)
@@ -135,7 +140,7 @@ class SymbolTuning:
           name, getattr(self.source, "path", self.source.name), rows,
           metric_fns=[classification.accuracy],
           files=[path for files in watched for path in files.paths],
-          counts={split: min(self.examples, len(rows)) for split, rows in found.items()},
+          counts={split: min(self.examples, len(rows)) for split, (rows, _) in found.items()},
         )  # fmt: skip
         rates[name] = 1.0
       for files in watched:  # the labels are those of the files that are built from
@@ -160,7 +165,7 @@ class SymbolTuning:
     self, read: Callable, task: str, split: str, copy: int, labels: Sequence[str]
   ) -> Iterator[dict[str, Any]]:
     """Yields a copy's rows of a split: the next ones after those of the copy before."""
-    rows = read(task, split)
+    rows, _ = read(task, split)
     new = self.relabelling(task, copy, labels)
     for i in range(min(self.examples, len(rows))):
       row = rows[(copy * self.examples + i) % len(rows)]
@@ -189,12 +194,42 @@ class SymbolTuning:
     return new
 
 
-def classes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-  """Returns the labels of a classification task, sorted; none where the rows are not of one."""
-  if not all("inputs" in row for row in rows):  # language modelling
+@dataclasses.dataclass
+class Labels:
+  """What the rows of a split have for labels, found as they are read.
+
+  Attributes:
+    most: how many labels a task may have.
+    targets: {target: how many rows have it}.
+    options: of all rows.
+    instructed: whether a row has a definition.
+    none: whether a row is of no classification: of a document, or with one label too many.
+  """
+
+  most: int
+  targets: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+  options: set[str] = dataclasses.field(default_factory=set)
+  instructed: bool = False
+  none: bool = False
+
+  def watch(self, rows: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    """Yields the rows, up to the first that is of no classification."""
+    for row in rows:
+      self.instructed |= bool(row["definition"])
+      self.targets[row["targets"]] += 1
+      self.options.update(row["options"])
+      if "inputs" not in row or max(len(self.targets), len(self.options)) > self.most:
+        self.none = True
+        return
+      yield row
+
+
+def classes(splits: Sequence[Labels]) -> list[str]:
+  """Returns the labels of a classification task, sorted; none where its splits are not of one."""
+  if any(labels.none for labels in splits):
     return []
-  targets = collections.Counter(row["targets"] for row in rows)
-  options = set(itertools.chain.from_iterable(row["options"] for row in rows))
+  targets = sum((labels.targets for labels in splits), collections.Counter())
+  options = set().union(*(labels.options for labels in splits))
   if not options and min(targets.values(), default=0) < 2:
     return []
   return sorted(options.union(targets))
@@ -241,7 +276,12 @@ def _half(word: str) -> int:
   return hashlib.sha256(word.encode()).digest()[0] % 2
 
 
-def _shuffled(task: str, rows: Iterator[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-  """The rows in an order of their inputs' hashes: files are often sorted by class."""
-  key = lambda row: hashlib.sha256(f"{task}\0{row.get('inputs')}".encode()).digest()
-  return sorted(rows, key=key)
+def _first(
+  count: int, task: str, rows: Iterable[Mapping[str, Any]]
+) -> list[Mapping[str, Any]]:
+  """The first rows in an order of their inputs' hashes: files are often sorted by class.
+
+  No others are held: copies show no more of them, and start over where there are fewer.
+  """
+  key = lambda row: hashlib.sha256(f"{task}\0{row['inputs']}".encode()).digest()
+  return heapq.nsmallest(count, rows, key)

@@ -176,6 +176,30 @@ def test_the_support_is_made_of_pieces(base, examples):
   assert vocabulary.decode(episode.shots[0].tolist()) == "Q: wolf\nA: wolves\n"
 
 
+def test_a_definition_stands_in_front_of_the_examples(base, run_of, examples, tmp_path, capsys):
+  vocabulary = base[-1]
+  read = rows.read(examples, ["input", "output"])
+  plain = adapt.read_support(read, PROMPT, vocabulary)
+  episode = adapt.read_support(read, PROMPT, vocabulary, "Write the plural.")
+  words = PROMPT.encode_definitions(vocabulary, ["Write the plural."])[0]
+  assert episode.head.tolist() == [*plain.head.tolist(), *words]
+  run_of()
+  given = ("--examples", examples, "--out", tmp_path / "a", "--definition", "Write the plural.")
+  status, out, err = main(capsys, *given)
+  assert status == 0, err
+  assert f"read   4 examples, {len(episode.support)} tokens" in out
+
+
+def test_outputs_that_no_answer_can_be_are_said(run_of, tmp_path, capsys):
+  run_of()
+  file = tmp_path / "ex.jsonl"
+  file.write_text("\n".join(json.dumps({"input": "a", "output": o}) for o in ("b", "b\nc")))
+  status, _, err = main(capsys, "--examples", file, "--out", tmp_path / "a")
+  assert status == 0
+  assert err.startswith("note: No answer can be 1 of the targets")
+  assert "1 of the examples" in err and "PROMPT='qa_eos'" in err
+
+
 @pytest.mark.parametrize("lines, message", [
   (['{"input": "a", "output": "b"}', '{"input": "a"}'], "line 2: the field 'output' is missing"),
   (['{"input": "a", "outptu": "b"}'], "line 1: unknown field 'outptu'; .* Did you mean 'output'?"),
@@ -215,12 +239,20 @@ def test_what_is_there_is_not_overwritten_unasked(run_of, examples, tmp_path, ca
   (["--max_tokens", "0"], "--max_tokens must be at least 1, not 0"),
   (["--examples", "/no/such.jsonl"], "/no/such.jsonl does not exist"),
   (["--checkpoint", "/no/such/run"], "/no/such/run"),
-  (["--devices", "0"], "--devices must be in 1..1, this machine's devices, not 0"),
-  (["--devices", "2"], "--devices must be in 1..1, this machine's devices, not 2"),
 ])
 def test_a_wrong_argument_is_named(examples, tmp_path, capsys, arguments, message):
   status, _, err = main(capsys, "--examples", examples, "--out", tmp_path / "a", *arguments)
   assert status == 1 and message in err and err.count("\n") == 1
+
+
+def test_devices_that_this_machine_does_not_have_are_refused(examples, tmp_path, capsys):
+  here = jax.device_count()
+  for asked in (0, here + 1):
+    status, _, err = main(
+      capsys, "--examples", examples, "--out", tmp_path / "a", "--devices", asked
+    )
+    allowed = f"--devices must be in 1..{here}, this machine's devices, not {asked}"
+    assert status == 1 and allowed in err and err.count("\n") == 1
 
 
 def test_a_run_may_lie_in_a_bucket(bucket, run_of, examples, tmp_path, capsys):

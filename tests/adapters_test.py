@@ -21,6 +21,7 @@ from hyperjax.core import phi as phi_lib
 from hyperjax.models import families
 from hyperjax.models.generate import generate
 from hyperjax.models.llama import Llama
+from tests.trees import assert_equal
 
 SITES = (
   "decoder.self.q", "decoder.self.k", "decoder.self.v", "decoder.self.o",
@@ -110,11 +111,6 @@ def peft_results(path):
   return scores, out[:, ids.shape[1]:].numpy()
 
 
-def same(phi, other):
-  assert jax.tree.structure(phi) == jax.tree.structure(other)
-  jax.tree.map(np.testing.assert_array_equal, phi, other)
-
-
 EXPORTED = {
   "prefix": dict(prefix_length=5),
   "low rank": dict(rank=3),
@@ -137,7 +133,7 @@ def test_peft_computes_what_we_do(model, base, tmp_path, kind):
   plain = np.asarray(logits(model, None, TOKENS))
   assert np.abs(plain - ours).max() > 100 * TOLERANCE, "the adapter has no effect"
   again = adapters.load(tmp_path / "a", base)
-  same(again.phi, phi)
+  assert_equal(again.phi, phi)
   assert again.verified and again.prompt == {"name": "qa"} and again.base.source == base.source
 
 
@@ -150,7 +146,7 @@ def test_different_ranks_and_scales_per_site(model, base, tmp_path):
   scores, ids = peft_results(tmp_path / "a")
   np.testing.assert_allclose(logits(model, phi, TOKENS), scores, rtol=0, atol=TOLERANCE)
   np.testing.assert_array_equal(greedy(model, phi), ids)
-  same(adapters.load(tmp_path / "a", base).phi, phi)
+  assert_equal(adapters.load(tmp_path / "a", base).phi, phi)
 
 
 @pytest.mark.parametrize("options", [
@@ -212,7 +208,7 @@ def test_prefix_and_low_rank_together_have_our_own_file(model, base, tmp_path):
   assert meta["spec"]["decoder.self.q"] == {
     "kind": "low_rank", "shapes": {"a": [3, 96, 2], "b": [3, 2, 128]}, "scale": 3.0
   }
-  same(adapters.load(tmp_path / "a", base).phi, phi)
+  assert_equal(adapters.load(tmp_path / "a", base).phi, phi)
 
 
 def test_mixed_adapters_in_one_batch_equal_row_by_row(model, base, tmp_path):
@@ -243,8 +239,12 @@ def saved(model, base, tmp_path):
   return path
 
 
+ABSENT = "absent"
+
+
 def edit_json(path: pathlib.Path, **changes):
-  path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+  values = json.loads(path.read_text()) | changes
+  path.write_text(json.dumps({name: x for name, x in values.items() if x != ABSENT}))
 
 
 def imported(path):
@@ -271,6 +271,7 @@ def imported(path):
   ({"target_modules": ["q_proj"]}, "holds an unknown tensor .*k_proj.lora_A.weight'"),
   ({"target_modules": ["q_proj", "k_proj", "v_proj"]}, "lacks the tensor .*layers.0.*v_proj"),
   ({"target_modules": r".*\.0\.self_attn\.q_proj"}, "q_proj in some layers only.* layer 1 is left"),
+  ({"target_modules": None}, "adapter_config.json lacks target_modules"),
   ({"r": 3}, r"has shape \(2, 96\); adapter_config.json says rank 3"),
   ({"r": None}, "r must be a positive integer, not None"),
   ({"lora_alpha": "x"}, "lora_alpha must be a number, not 'x'"),
@@ -342,6 +343,7 @@ def test_changed_or_damaged_files_are_refused(saved, base):
   ({"version": 9}, "has version 9; this hyperjax reads 1"),
   ({"spec": {"decoder.self.prefx": {"kind": "prefix", "shapes": {"key": [1], "value": [1]}}}},
    "lacks the tensor 'decoder.self.prefx.key'"),
+  ({"sha256": ABSENT}, "hyperjax.json lacks the field 'sha256'"),
 ])
 def test_a_damaged_description_is_refused(model, base, tmp_path, changes, message):
   phi = random_phi(model, 7, prefix_length=2, rank=1, sites=SITES[:1])
@@ -363,7 +365,7 @@ def test_only_an_adapter_is_overwritten(model, base, saved, tmp_path):
   with pytest.raises(FileExistsError, match="exists; name a new folder"):
     adapters.save(saved, new)
   adapters.save(saved, new, overwrite=True)
-  same(adapters.load(saved, base).phi, new.phi)
+  assert_equal(adapters.load(saved, base).phi, new.phi)
   (saved / "checkpoint-500").mkdir()
   with pytest.raises(FileExistsError, match="holds 'checkpoint-500' too, no part of an adapter"):
     adapters.save(saved, new, overwrite=True)
@@ -390,12 +392,17 @@ def test_nothing_half_written_stays(model, base, saved, tmp_path, monkeypatch, o
   with pytest.raises(OSError, match="No space left"):
     adapters.save(target, new, overwrite=overwrite)
   assert {p.name for p in tmp_path.iterdir()} == {"adapter"}
-  same(adapters.load(saved, base).phi, before)
+  assert_equal(adapters.load(saved, base).phi, before)
+
+
+ROWS = jnp.zeros((3, 1, 4, 2, 16))
+EMPTY = {"decoder": {"self": {"prefix": phi_lib.whole_prefix(ROWS, ROWS, jnp.array([0]))}}}
 
 
 @pytest.mark.parametrize("change, message", [
   (lambda phi: phi_lib.stack_rows([phi, phi]), "holds one phi, not a batch of 2"),
   (lambda phi: {}, "phi is empty"),
+  (lambda phi: phi_lib.merge(phi, EMPTY), "the prefix at 'decoder.self.prefix' is empty"),
   (lambda phi: jax.tree.map(lambda z: z * jnp.nan, phi), "values that are not finite"),
   (lambda phi: {"decoder": {"self": {"qq": phi["decoder"]["self"]["q"]}}}, "nearest is"),
 ])
@@ -408,5 +415,5 @@ def test_a_phi_that_is_no_adapter_is_not_saved(model, base, tmp_path, change, me
 
 def test_a_copied_folder_is_the_same_adapter(saved, base, tmp_path):
   shutil.copytree(saved, tmp_path / "copy")
-  same(adapters.load(tmp_path / "copy", base).phi, adapters.load(saved, base).phi)
+  assert_equal(adapters.load(tmp_path / "copy", base).phi, adapters.load(saved, base).phi)
   assert adapters.recorded_source(tmp_path / "copy") == base.source

@@ -92,6 +92,18 @@ def test_continuations_are_scored_as_one_by_one(manifest, name, monkeypatch):
   assert ranked > 10
 
 
+def test_an_answer_that_goes_on_behind_an_eos_is_read_up_to_it_and_is_no_match(manifest):
+  scorer = Scorer("decoder", Bytes(), manifest, CONFIG)
+  query = eval_sets.groups(manifest, CONFIG, 0)[0].episodes[0].queries[0]
+  target, end = query.target.tolist(), manifest.prompt.terminator_ids(Bytes())
+  text = Bytes().decode(target[:-1])
+  right = {"target": text, "prediction": text, "exact_match": 1}
+  assert scorer._compare(target, query, end) == right
+  for behind in ("", "more", "more;"):
+    answer = [*target[:-1], Bytes.eos_id, *Bytes().encode_batch([behind])[0]]
+    assert scorer._compare(answer, query, end) == {**right, "exact_match": 0}
+
+
 def test_how_long_an_answer_may_be_does_not_depend_on_the_tasks_beside_it(manifest):
   """Of the task itself it does: its longest target or option, terminator included."""
   config = dataclasses.replace(CONFIG, max_new_tokens=None, seeds=(0,), max_queries=7)

@@ -150,10 +150,11 @@ def test_the_mean_of_several_generated_phis_is_a_start(tiny, trained, tmp_path):
 
 @pytest.mark.parametrize("change, message", [
   ({"MEASURE": (0, 9)}, r"measure \(0, 9\) must name steps in 0..4"),
-  ({"PREFIX_LENGTH": 3}, "key has shape .* the spec says"),
-  ({"NUM_EXAMPLES": 60}, "distinct|different inputs|differ from the queries"),
+  ({"PREFIX_LENGTH": 3}, "method 'shared' .* cannot start .*key has shape .*PREFIX_LENGTH"),
+  ({"NUM_EXAMPLES": 60}, "'train', of 40 different inputs, has no 60 to tune on beside the 8 q"),
   ({"generated/tune.Start.supports": 5}, "5 supports of 3 examples are more than the 6"),
 ])  # fmt: skip
 def test_what_tuning_refuses(tiny, trained, tmp_path, capsys, change, message):
   status = tune.main(tune_arguments(tiny, trained, tmp_path / "t", **change))
   assert re.search(message, tiny_lib.refused(capsys, status))
+  assert not (tmp_path / "t").exists()  # before anything is tuned

@@ -6,6 +6,8 @@ import pathlib
 import re
 import shutil
 import signal
+import subprocess
+import sys
 
 import jax.numpy as jnp
 import numpy as np
@@ -121,6 +123,26 @@ def test_two_processes_write_to_a_bucket_and_go_on_from_it(tiny, bucket, tmp_pat
   about = f"checkpoints/{last}/about/metadata"
   left = json.loads(bucket.objects[f"run/{about}"][0])["checksums"]
   assert left == json.loads((undisturbed / about).read_text())["checksums"] and len(left) > 20
+
+
+def test_compiled_programs_are_kept_in_a_bucket(bucket):
+  """As docs/pods.md has it. One that comes from there counts as compiled, once."""
+  program = (
+    "import jax, numpy as np; from hyperjax import progress; f = jax.jit(lambda x: x * 5 - 3); "
+    "x = np.arange(7.0); f(x); f(x + 1); print(progress.compilations())"
+  )
+  environment = {
+    **os.environ, **bucket.environment, "PYTHONPATH": str(tiny_lib.ROOT), "JAX_PLATFORMS": "cpu",
+    "JAX_COMPILATION_CACHE_DIR": "gs://mine/compiled",
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+  }  # fmt: skip
+  for hits in range(2):
+    done = subprocess.run(
+      [sys.executable, "-c", program], env=environment, check=True, text=True,
+      stdout=subprocess.PIPE,
+    )  # fmt: skip
+    assert done.stdout == "1\n"
+    assert len(bucket.written) == 1 and bucket.read == hits * bucket.names("compiled/")
 
 
 def test_metrics_that_a_bucket_does_not_take_are_kept(bucket):

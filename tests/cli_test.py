@@ -2,7 +2,6 @@
 
 import ast
 import importlib.util
-import os
 import pathlib
 import runpy
 import subprocess
@@ -74,6 +73,17 @@ def test_the_rest_of_the_line_reaches_the_command(monkeypatch, returned, status)
   assert seen == [["--gin_file=a.gin", "--help"]]
 
 
+def test_an_interrupt_is_one_line(monkeypatch, capsys):
+  def main(argv):
+    raise KeyboardInterrupt
+
+  monkeypatch.setitem(sys.modules, cli.COMMANDS["adapt"][0], types.SimpleNamespace(main=main))
+  assert cli.main(["adapt", "--out", "x"]) == 130
+  assert capsys.readouterr().err == "interrupted\n"
+  with pytest.raises(KeyboardInterrupt):
+    cli.main(["adapt", "--debug"])
+
+
 @pytest.mark.parametrize("safe", [False, True])
 def test_modules_of_the_current_folder_are_found_as_by_python_m(monkeypatch, tmp_path, safe):
   """A script's own path begins with the folder that the script lies in."""
@@ -89,14 +99,10 @@ def test_modules_of_the_current_folder_are_found_as_by_python_m(monkeypatch, tmp
   assert sys.path == (before if safe else [str(tmp_path), *before])
 
 
-def test_help_is_fast_since_it_imports_no_command():
-  """In processor time, so that a busy machine does not decide."""
+def test_help_imports_no_command():
+  """Which would take it seconds."""
   program = (
     "import sys; from hyperjax import cli; cli.main(['--help']);"
     "sys.exit(bool({'jax', 'numpy', 'gin', 'tensorflow'} & set(sys.modules)))"
   )
-  before = os.times()
   subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
-  after = os.times()
-  used = after.children_user + after.children_system
-  assert used - before.children_user - before.children_system < 0.3

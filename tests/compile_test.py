@@ -98,6 +98,7 @@ def test_the_command_compiles_and_reports(here, tmp_path, capsys):
   """Neither folders nor steps are named: nothing of the step depends on them."""
   file = tmp_path / "found.json"
   given = [*ARGUMENTS, "--gin.BATCH_SIZE=2", "--gin.REMAT=full", "--topology=here:1"]
+  given.append(f"--gin.llama.LlamaConfig.d_mlp={WIDE}")
   assert compile_lib.main([*given, "--shape=16,2,8,4", f"--json={file}"]) == 0
   out = capsys.readouterr().out
   found = json.loads(file.read_text())
@@ -107,20 +108,26 @@ def test_the_command_compiles_and_reports(here, tmp_path, capsys):
   assert found["fits"] and found["memory"]["limit"] == 10**12
   assert found["memory"]["temporaries"] > 0 and found["memory"]["peak"] > 0
   assert found["costs"]["collectives"] == {} and found["costs"]["unknown_loops"] == []
-  assert found["costs"]["matmul_flops"] == pytest.approx(flops_of_a_step(), rel=0.25)
+  assert found["costs"]["matmul_flops"] == pytest.approx(flops_of_a_step(), rel=0.02)
   assert {"jax", "python"} <= found["versions"].keys()
   for line in ("slice ", "batch ", "memory  ", "matmuls ", "not in it "):
     assert re.search(f"^{line}", out, re.M), out
   assert "there is no time, no speed and no utilisation (MFU)" in out and "fits: peak" in out
 
 
+# An MLP beside which attention and LoRA, which are not counted below, are small, and neither the
+# layers nor the logits are.
+WIDE = 4096
+
+
 def flops_of_a_step() -> int:
   """Of the frozen weights of models/llama_tiny.gin: 2 layers, model 32, 4 and 2 heads of 16, MLP
-  64, vocabulary 49,152. Forwards, again, and backwards; logits of 4 targets forwards and back."""
-  layer = 32 * (4 + 2 * 2) * 16 + 4 * 16 * 32 + 3 * 32 * 64
+  WIDE, vocabulary 49,152. Forwards, again up to the last product, whose result nothing asks for,
+  and backwards; logits of 4 targets forwards and back."""
+  layer = 32 * (4 + 2 * 2) * 16 + 4 * 16 * 32 + 3 * 32 * WIDE
   tokens = 2 * (16 + 16 + 1 + 2 * 8)  # support, gist, sink, two queries
   logits = 2 * 2 * 4 * 32 * 49_152
-  return 2 * (3 * 2 * layer * tokens + 2 * logits)
+  return 2 * (2 * (3 * layer - WIDE * 32) * tokens + 2 * logits)
 
 
 def test_what_does_not_fit_is_said_and_failed(made, capsys):

@@ -45,6 +45,9 @@ def empty_registry(monkeypatch):
   """For tasks whose names other tests have given to other files."""
   import seqio
 
+  from hyperjax.data import registering
+
+  monkeypatch.setattr(registering, "_MODULES", {})
   for registry in (seqio.TaskRegistry, seqio.MixtureRegistry):
     monkeypatch.setattr(registry, "_REGISTRY", {})
 

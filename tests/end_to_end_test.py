@@ -5,7 +5,6 @@ import dataclasses
 import json
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ import pytest
 from hyperjax import evaluate
 from hyperjax.evaluation import report, text_metrics
 from hyperjax.training import metrics_writer
+from tests import ports
 from tests import tiny as tiny_lib
 
 tiny = tiny_lib.fixture
@@ -114,9 +114,7 @@ def test_two_processes_are_one_run(tiny, tmp_path, capsys):
   full = dataclasses.replace(tiny, gin=tmp_path / "full.gin")
   full.gin.write_text(text.replace("systems/hyperllama.gin", "systems/hyperllama_full.gin"))
   macros = {"CHECKPOINT_PERIOD": 10**6}
-  with socket.socket() as free:
-    free.bind(("localhost", 0))
-    flags = f"--coordinator_address=localhost:{free.getsockname()[1]}", "--num_processes=2"
+  flags = f"--coordinator_address=localhost:{ports.free()}", "--num_processes=2"
   both = [
     full.start(folder, *flags, f"--process_id={i}", TRAIN_STEPS=ENDLESS, **macros) for i in (0, 1)
   ]

@@ -314,7 +314,8 @@ def test_a_dry_run_scores_nothing(tiny, tmp_path, capsys):
   assert evaluate.main(arguments(out, {"hyperllama": tiny.run}, "--dry_run")) == 0
   text = capsys.readouterr().out
   assert "zero_shot, in_context, hyperllama, 3 controls" in text and "held_out in" in text
-  assert "devices    data 1 x fsdp 1 x tensor 1: 1, where this machine has 1\n" in text
+  n = jax.device_count()
+  assert f"devices    data {n} x fsdp 1 x tensor 1: {n}, where this machine has {n}\n" in text
   assert not out.exists()
 
 
@@ -477,6 +478,17 @@ def test_a_run_called_like_a_method_of_every_evaluation_is_refused(tmp_path, cap
     f"RUNS calls runs/b {name!r}, as the evaluation calls a method of its own: give it another "
     "name than zero_shot, in_context, other_task_support, shuffled_outputs, in_context_shuffled"
   )
+
+
+def test_a_report_into_the_folder_of_a_run_is_refused(tiny, capsys):
+  """It would replace the run's config.gin, without which nothing can open it."""
+  before = {path: path.stat().st_mtime_ns for path in tiny.run.rglob("*")}
+  status = evaluate.main(arguments(tiny.run, {"hyperllama": tiny.run}))
+  assert tiny_lib.refused(capsys, status) == (
+    f"EVAL_OUTPUT_DIR is {tiny.run}, the folder of a run of hyperjax train (its config.gin says "
+    f"so): name another folder, such as {tiny.run}/evaluate."
+  )
+  assert {path: path.stat().st_mtime_ns for path in tiny.run.rglob("*")} == before
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path, capsys):

@@ -1,7 +1,9 @@
 """The command answers from a model folder and adapters alone; compared with decoding by hand."""
 
 import json
+import os
 import pathlib
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -186,25 +188,6 @@ def test_jobs_of_one_shape_share_a_batch():
   ]
 
 
-@pytest.mark.parametrize("ids, expected", [
-  ([10, 11, 7, 8], [10, 11]),
-  ([10, 11], [10, 11]),
-  ([10, 0, 11, 7, 8], [10]),
-  ([7, 8], []),
-  ([8], [8]),
-  ([], []),
-])
-def test_an_answer_ends_before_terminator_or_eos(ids, expected):
-  class Letters(vocabularies.Vocabulary):
-    eos_id = 0
-    encode_batch = save = None
-
-    def decode(self, ids):
-      return " " + ",".join(map(str, ids))
-
-  assert predict.text_of(ids, (7, 8), Letters()) == ",".join(map(str, expected))
-
-
 @pytest.mark.parametrize("lines, message", [
   (['{"input": "a"}', '{"inptu": "b"}'], "line 2: unknown field 'inptu'; allowed: input, adapter"),
   (['{"input": ""}'], "line 1: input is empty"),
@@ -233,6 +216,42 @@ def test_a_wrong_file_of_inputs_is_named(capsys, tmp_path, lines, message):
 def test_a_wrong_argument_is_named(made, capsys, arguments, message):
   status, _, err = run(capsys, "--adapter", made["short"][0], "--input", "mouse", *arguments)
   assert status == 1 and message in err
+
+
+def test_a_file_that_is_there_is_replaced_where_that_is_said(made, capsys, tmp_path):
+  file = tmp_path / "in.jsonl"
+  file.write_text('{"input": "mouse"}')
+  given = ["--adapter", made["short"][0], "--inputs", file, "--out", file, "--max_new_tokens", 2]
+  status, _, err = run(capsys, *given)
+  assert status == 1 and file.read_text() == '{"input": "mouse"}'
+  assert f"--out {file} exists; name a new file, or replace it (--overwrite)" in err
+  status, _, err = run(capsys, *given, "--overwrite")
+  assert status == 0, err
+  assert set(json.loads(file.read_text())) == {"input", "prediction", "adapter"}
+
+
+def test_a_folder_that_may_not_be_written_to_is_refused(made, capsys, tmp_path, monkeypatch):
+  monkeypatch.setattr(predict, "read_requests", None)  # before the work
+  monkeypatch.setattr(os, "access", lambda path, _: path != tmp_path)
+  status, _, err = run(
+    capsys, "--adapter", made["short"][0], "--input", "mouse", "--out", tmp_path / "out.jsonl"
+  )
+  assert status == 1 and f"{tmp_path} may not be written to; name another folder" in err
+
+
+def test_a_base_model_that_has_moved_is_asked_for(folder, made, capsys, tmp_path):
+  adapter, there = shutil.copytree(made["short"][0], tmp_path / "adapter"), tmp_path / "gone"
+  meta = (adapter / adapters.META).read_text()
+  (adapter / adapters.META).write_text(meta.replace(json.dumps(str(folder)), f'"{there}"'))
+  given = ["--adapter", adapter, "--input", "mouse", "--max_new_tokens", 2]
+  status, _, err = run(capsys, *given)
+  assert status == 1 and err.startswith(
+    f"hyperjax predict: {adapter} is for the model {str(there)!r}, which is not there: say where "
+    "it lies now with --model (model source"
+  )
+  status, _, err = run(capsys, *given, "--model", there)
+  assert status == 1 and err.startswith("hyperjax predict: model source")
+  assert run(capsys, *given, "--model", folder)[0] == 0
 
 
 def test_another_model_is_refused(made, capsys, tmp_path, vocabulary):

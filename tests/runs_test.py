@@ -126,6 +126,16 @@ def test_a_folder_without_a_whole_run_is_refused(tiny, tmp_path, contents, messa
   assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)
 
 
+def test_the_folder_of_another_command_is_refused(tmp_path):
+  imports = "from __gin__ import dynamic_registration\nfrom hyperjax import evaluate\n"
+  (tmp_path / "config.gin").write_text(f"{imports}evaluate.evaluate.output_dir = 'x'\n")
+  with pytest.raises(ValueError) as error:
+    runs.load(tmp_path)
+  assert str(error.value) == (
+    f"{tmp_path}/config.gin configures no training: name a training run's MODEL_DIR"
+  )
+
+
 def test_another_model_is_refused(tiny, given, tmp_path):
   config = given["model"].architecture
   params = families.random(config, seed=2).params
@@ -188,7 +198,9 @@ def test_data_of_another_vocabulary_is_refused(tiny, given):
   with pytest.raises(ValueError) as error:
     folder.open(_Other())
   assert str(error.value).startswith(f"{tiny.data / 'train'} was built with a vocabulary of 49152")
-  assert "has 7 (other)" in str(error.value)
+  assert "has 7 (other): build it again with hyperjax data, or name another DATA_DIR" in (
+    str(error.value)
+  )
 
 
 def test_data_at_another_address_than_a_buckets_is_refused():

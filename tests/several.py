@@ -9,7 +9,6 @@ import dataclasses
 import json
 import os
 import pathlib
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 import jax
 
 from hyperjax import train
+from tests import ports
 from tests import tiny as tiny_lib
 
 TIMEOUT = 240  # seconds, for a machine that is busy
@@ -63,9 +63,7 @@ class Starter:
 
   def start(self, folder, layout: Layout, environment: dict | None = None, **macros) -> Run:
     """Starts `hyperjax train` in as many processes as the layout has."""
-    with socket.socket() as free:
-      free.bind(("localhost", 0))
-      address = f"localhost:{free.getsockname()[1]}"
+    address = f"localhost:{ports.free()}"
     sizes = dict(zip(("MESH_DATA", "MESH_FSDP", "MESH_TENSOR"), layout.mesh, strict=True))
     pids, logs = [], []
     for process in range(layout.processes):

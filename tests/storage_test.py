@@ -1,5 +1,6 @@
 """Folders of buckets: copied whole or not at all, read and written under their own names."""
 
+import asyncio
 import contextlib
 import errno
 import fcntl
@@ -10,6 +11,7 @@ import re
 import threading
 from unittest.mock import Mock
 
+import gcsfs
 import pytest
 
 from hyperjax import adapt, convert, predict, report, storage
@@ -93,6 +95,33 @@ def test_a_copy_that_fails_leaves_nothing(bucket, tmp_path):
   with pytest.raises(OSError, match="may not be read"):
     storage.copy_folder("gs://mine/a", tmp_path / "a")
   assert not list(tmp_path.iterdir())
+
+
+def test_folders_are_copied_at_once_and_stay_where_another_one_fails(bucket, tmp_path, monkeypatch):
+  names = [f"{i:02}" for i in range(2 * storage._AT_ONCE)]
+  for name in names:
+    bucket.put(f"stores/{name}/meta.json", name.encode())
+  get, running, most = gcsfs.GCSFileSystem._get, [], []
+
+  async def slowly(self, address, to, **options):
+    running.append(address)
+    most.append(len(running))
+    await asyncio.sleep(0.2)
+    await get(self, address, to, **options)
+    running.remove(address)
+
+  monkeypatch.setattr(gcsfs.GCSFileSystem, "_get", slowly)
+  (tmp_path / "00").mkdir()  # is there already
+  copies = {f"gs://mine/stores/{name}": tmp_path / name for name in names}
+  with pytest.raises(FileNotFoundError, match="^gs://mine/stores/none: no such folder"):
+    storage.copy_folders({**copies, "gs://mine/stores/none": tmp_path / "none"})
+  assert 1 < max(most) <= storage._AT_ONCE
+  assert sorted(path.name for path in tmp_path.iterdir()) == names
+  assert not any((tmp_path / "00").iterdir())
+  assert (tmp_path / "31" / "meta.json").read_bytes() == b"31"
+  reads = len(bucket.read)
+  storage.copy_folders(copies)
+  assert len(bucket.read) == reads
 
 
 def test_what_a_killed_copy_has_left_is_removed(bucket, tmp_path):

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import peft
@@ -21,6 +20,7 @@ from hyperjax.models.generate import generate
 from hyperjax.models.llama import LlamaConfig
 from hyperjax.models.t5 import PREFIX_SITES, PROMPT_SITE, T5Config
 from tests.models import tiny
+from tests.trees import assert_equal
 
 BASE = T5Config(
   vocab_size=64, d_model=48, num_encoder_layers=3, num_decoder_layers=3, num_heads=4, head_dim=8,
@@ -116,11 +116,6 @@ def assert_as_peft(model, phi, path):
   assert np.abs(logits(model, None) - ours).max() > 100 * TOLERANCE, "the adapter has no effect"
 
 
-def same(phi, other):
-  assert jax.tree.structure(phi) == jax.tree.structure(other)
-  jax.tree.map(np.testing.assert_array_equal, phi, other)
-
-
 # ---- What we export, PEFT computes -------------------------------------------------------------
 
 EXPORTED = {
@@ -145,7 +140,7 @@ def test_peft_computes_what_we_do(model, base, tmp_path, name):
     assert raw["target_modules"] == ["q", "v"]
   assert_as_peft(model, phi, tmp_path / "a")
   again = adapters.load(tmp_path / "a", base)
-  same(again.phi, phi)
+  assert_equal(again.phi, phi)
   assert again.verified and again.prompt == {"name": "eos"}
   meta = json.loads((tmp_path / "a/hyperjax.json").read_text())
   assert meta["model"]["family"] == "t5" and meta["model"]["config"]["d_model"] == 48
@@ -168,7 +163,7 @@ def test_different_ranks_and_scales_of_sites_that_share_a_name(model, base, tmp_
   )
   adapters.save(tmp_path / "a", adapters.Adapter(phi, base))
   assert_as_peft(model, phi, tmp_path / "a")
-  same(adapters.load(tmp_path / "a", base).phi, phi)
+  assert_equal(adapters.load(tmp_path / "a", base).phi, phi)
 
 
 # ---- What PEFT made, we compute ----------------------------------------------------------------
@@ -275,7 +270,7 @@ def test_prefixes_have_our_own_file(model, base, tmp_path, sites, positions):
   }
   names = set(load_file(tmp_path / "a/phi.safetensors"))
   assert {"decoder.self.prefix.key", "decoder.self.prefix.value"} <= names
-  same(adapters.load(tmp_path / "a", base).phi, phi)
+  assert_equal(adapters.load(tmp_path / "a", base).phi, phi)
 
 
 def test_a_soft_prompt_beside_other_nodes_has_our_own_file(model, base, tmp_path):
@@ -285,7 +280,7 @@ def test_a_soft_prompt_beside_other_nodes_has_our_own_file(model, base, tmp_path
   assert meta["peft"] is False and meta["spec"][PROMPT_SITE] == {
     "kind": "prompt", "shapes": {"value": [1, 4, 48]}
   }
-  same(adapters.load(tmp_path / "a", base).phi, phi)
+  assert_equal(adapters.load(tmp_path / "a", base).phi, phi)
 
 
 def test_a_ragged_prompt_loses_its_padding(model, base, tmp_path):

@@ -11,11 +11,13 @@ import signal
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 
-from hyperjax import launch, systems, train
+from hyperjax import launch, runs, systems, train
 from hyperjax.core.batch import Batch, DecoderQuery, Support
 from hyperjax.data.episodes import TrainStream
 from hyperjax.data.manifest import Manifest
+from hyperjax.hypermodels.hyperllama import HyperLlamaConfig
 from hyperjax.progress import compilations
 from hyperjax.training import step as step_lib
 from tests import tiny as tiny_lib
@@ -216,6 +218,25 @@ def test_an_initial_checkpoint_is_where_training_starts(tiny, tmp_path, watched_
   assert counts == {2}
 
 
+def test_a_model_that_was_frozen_before_starts_as_it_is(tiny, tmp_path, watched_step, monkeypatch):
+  """As of HyperT5+ behind the hyperpretraining of HyperT5."""
+  first = {}
+
+  def hook(number, trained, batch):
+    first.update(jax.tree.map(np.array, trained)) if number == 0 else stop()
+
+  watched_step.append(hook)
+  model = nnx.to_pure_dict(nnx.state(runs.load(tiny.run).downstream))
+  monkeypatch.setattr(HyperLlamaConfig, "train", ("producer", "downstream"))
+  assert tiny.train(tmp_path / "run", INITIAL_CHECKPOINT_PATH=tiny.run) == 75
+  before = {n: x for n, x in tiny_lib.saved(tiny.run).items() if n.startswith("['trained']")}
+  found = jax.tree_util.tree_leaves_with_path({"trained": {"producer": first["producer"]}})
+  assert len(found) == len(before) > 3
+  for path, leaf in found:
+    np.testing.assert_array_equal(leaf, before[jax.tree_util.keystr(path)])
+  jax.tree.map(np.testing.assert_array_equal, first["downstream"], model)
+
+
 def test_ctrl_c_saves_and_the_same_command_goes_on(tiny, tmp_path, watched_step, capsys):
   folder = tmp_path / "run"
   watched_step.append(lambda number, *_: stop(signal.SIGINT) if number == 4 else None)
@@ -348,6 +369,8 @@ def test_without_a_good_checkpoint_the_message_says_so(tiny, tmp_path, capsys, w
   (dict(BATCH_SIZE=0), "RunConfig.batch_size must be at least 1, not 0"),
   (dict(CHECKPOINT_PERIOD=0), "RunConfig.checkpoint_period must be at least 1, not 0"),
   (dict(EVAL_PERIOD=-1), "RunConfig.eval_period must be at least 0, not -1"),
+  (dict(RESUME_STEP=0), f"resume_step must be in 1..{tiny_lib.STEPS} (TRAIN_STEPS), not 0"),
+  (dict(RESUME_STEP=9, TRAIN_STEPS=8), "resume_step must be in 1..8 (TRAIN_STEPS), not 9"),
   ({"train.RunConfig.accumulate": 3}, "RunConfig.batch_size 2 is not a multiple of accumulate 3"),
   (dict(DTYPE="float16"), "ModelConfig.dtype must be one of"),
   (dict(REMAT="som"), "'som'"),
@@ -386,7 +409,8 @@ def test_a_run_for_a_larger_machine_is_planned_here(tiny, tmp_path, capsys):
   )
   assert plan(128) == 0
   out = capsys.readouterr().out
-  assert "devices     data 1 x fsdp 64 x tensor 1: 64, where this machine has 1\n" in out
+  here = jax.device_count()
+  assert f"devices     data 1 x fsdp 64 x tensor 1: 64, where this machine has {here}\n" in out
   message = tiny_lib.refused(capsys, plan(100))
   assert message.startswith("100 episodes cannot be shared out evenly over data 1 x fsdp 64: ")
 
@@ -460,7 +484,8 @@ def test_a_changed_source_is_refused_with_the_command_that_rebuilds(tiny, tmp_pa
   folder = tiny.data / "train"
   assert message.startswith(f"{folder}: the source of task 'fewshot.digits' has changed.")
   assert message.endswith(
-    f"Rebuild it: hyperjax data --config_json {folder}.config.json --out {folder}"
+    f"Name another DATA_DIR, or rebuild it: hyperjax data --config_json {folder}.config.json "
+    f"--out {folder}"
   )
 
 

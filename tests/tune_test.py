@@ -9,10 +9,11 @@ from hyperjax import runs, tune
 from hyperjax.core.sharding import MeshConfig
 from hyperjax.data import layouts, loader
 from hyperjax.data.manifest import Manifest
+from hyperjax.data.tuning import Bench
 from hyperjax.hypermodels.prompts import GistTokens, SoftPromptConfig
 from hyperjax.hypermodels.tuned import FullConfig, TunedConfig
 from hyperjax.training.optimizers import AdamW, Schedule
-from hyperjax.tune import Bench, Method, Start, TuneConfig, Tuner
+from hyperjax.tune import Method, Start, TuneConfig, Tuner
 from tests import tiny as tiny_lib
 from tests.data.fakes import Bytes, numbered, write_folder
 from tests.models import tiny, tiny_t5
@@ -94,13 +95,22 @@ def test_a_dry_run_checks_the_devices_as_the_run_does(setting, tmp_path, capsys,
   ])  # fmt: skip
   assert ask("--dry_run") == 0
   out = capsys.readouterr().out
-  assert "devices    data 1 x fsdp 1 x tensor 1: 1, where this machine has 1\n" in out
+  here = jax.device_count()
+  assert f"devices    data 1 x fsdp 1 x tensor 1: 1, where this machine has {here}\n" in out
   three = jax.devices()[:1] * 3
   monkeypatch.setattr(jax, "devices", lambda: three)
   for more in (["--dry_run"], []):
     message = tiny_lib.refused(capsys, ask("--gin.MESH_DATA=-1", "--gin.MESH_TENSOR=2", *more))
     assert message.startswith("a mesh of data 1 x fsdp 1 x tensor 2 does not fit 3 devices")
   assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("field, value", [("seeds", 3), ("measure", 50), ("tasks", "held_out")])
+def test_what_is_no_list_is_refused(field, value):
+  config = TuneConfig()
+  object.__setattr__(config, field, value)  # past the tests' own check of types
+  with pytest.raises(ValueError, match=f"^TuneConfig: {field} must be a list, not {value!r}"):
+    config.__post_init__()
 
 
 def test_a_run_without_held_out_tasks_is_refused(setting, monkeypatch):
@@ -123,6 +133,12 @@ def test_a_start_whose_phi_alone_was_not_trained_is_refused(setting, monkeypatch
   monkeypatch.setattr(runs, "configured", lambda _: {**given, **changes})
   with pytest.raises(ValueError, match=message):
     tune.tune(output_dir="none", run="run", methods={"m": STARTED}, config=TuneConfig())
+
+
+def test_only_a_phi_starts_from_a_run():
+  method = dataclasses.replace(STARTED, producer=FullConfig())
+  with pytest.raises(ValueError, match="method 'm' .* cannot start from run: FullConfig tunes no"):
+    tune.check_start("m", method, None)
 
 
 def test_a_start_that_reads_texts_in_another_form_is_refused(setting, tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 # jax or NumPy arrays, and what stands for them inside of jax's transformations and in programs that
@@ -48,6 +49,13 @@ class DecoderQuery:
   tokens: Arrayish
   length: Arrayish
   target_index: Arrayish
+
+  def continued(self) -> "DecoderQuery":
+    """The queries without their first token: BOS, where they go on behind a text that has one."""
+    less = lambda x: jnp.maximum(x - 1, 0)
+    return DecoderQuery(
+      jnp.roll(self.tokens, -1, -1), less(self.length), less(self.target_index)
+    )
 
   def prompts(self) -> tuple[Arrayish, Arrayish]:
     """What answers follow, the queries without their targets: tokens [B, M, T], lengths [B, M]."""

@@ -211,9 +211,14 @@ def place(tree: Any, axes: Any, mesh: Mesh) -> Any:
 # ---- Batches -------------------------------------------------------------------------------------
 
 
+def episode_parts(mesh: Mesh | AbstractMesh) -> int:
+  """How many parts the episodes of a batch are shared out in."""
+  return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
 def check_batch(size: int, mesh: Mesh | AbstractMesh) -> None:
   """Refuses a number of episodes that the mesh cannot share out evenly."""
-  parts = mesh.shape["data"] * mesh.shape["fsdp"]
+  parts = episode_parts(mesh)
   if size % parts:
     raise ValueError(
       f"{size} episodes cannot be shared out evenly over data {mesh.shape['data']} x fsdp "

@@ -62,7 +62,7 @@ def make_spec(
     alpha: their scale is alpha / rank.
 
   Raises:
-    ValueError: an unknown site, with the nearest valid name; a length or rank out of range.
+    ValueError: an unknown site, with the nearest valid name; a length, rank or alpha out of range.
   """
   out: dict = {}
   for site in match(sites, places):
@@ -130,13 +130,15 @@ def low_rank_leaf(layers: int, fan_in: int, fan_out: int, rank: int, alpha: floa
   """The spec of a LowRank: A is normal with variance 1/fan_in, B zero, so it starts without effect.
 
   Raises:
-    ValueError: the rank is not in 1..min(fan_in, fan_out).
+    ValueError: the rank is not in 1..min(fan_in, fan_out), or alpha is not positive.
   """
   if not 1 <= rank <= min(fan_in, fan_out):
     raise ValueError(
       f"LoRA rank {rank} is not in 1..{min(fan_in, fan_out)}, the smaller dimension of a "
       f"{fan_in} x {fan_out} projection"
     )
+  if alpha <= 0:
+    raise ValueError(f"LoRA alpha is {alpha}; it must be positive, else the update does nothing")
   a = Leaf(
     (layers, 1, fan_in, rank),
     ("layers", "batch", "phi_embed", "rank"),

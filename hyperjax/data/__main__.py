@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from hyperjax import launch
 from hyperjax.data.building import NO_ACCELERATOR
 from hyperjax.data.manifest import DataConfig
-from hyperjax.launch import command_line
+from hyperjax.launch import command_line, open_files
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,6 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       "hyperjax.data.build", "build_parts", argv,
       flags={"out": "the folder to write; it is DATA_DIR in training"},
     )  # fmt: skip
+  open_files.allow_many()
   parser = argparse.ArgumentParser(prog="hyperjax data")
   parser.add_argument("--config_json", type=pathlib.Path, required=True)
   parser.add_argument("--out", type=pathlib.Path, required=True)

@@ -35,7 +35,9 @@ def ensure(
     FileNotFoundError: the folder is missing and cannot be built here.
   """
   if storage.in_bucket(out):
-    way_out = "Build it with hyperjax data, and copy it there (docs/pods.md)."
+    way_out = (
+      "Build it with hyperjax data, and copy it there (docs/pods.md), or name another DATA_DIR."
+    )
     try:
       manifest = Manifest.load(out, copies)
     except FileNotFoundError as error:
@@ -55,7 +57,7 @@ def ensure(
         _write_config(config, file)
       except OSError as error:
         command = f"not into this folder ({file} cannot be written: {error.strerror})"
-      raise ValueError(f"{out}: {problem} Rebuild it: {command}")
+      raise ValueError(f"{out}: {problem} Name another DATA_DIR, or rebuild it: {command}")
     return manifest
   _write_config(config, file)
   if not build or importlib_util.find_spec("seqio") is None:

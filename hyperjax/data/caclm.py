@@ -12,6 +12,7 @@ another without overlap; where the first begins is drawn anew in each epoch.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -80,11 +81,7 @@ class CaclmConfig:
 
 
 class CaclmStream:
-  """CACLM episodes (one query each) of a manifest's document stores, by rate.
-
-  Attributes:
-    short_documents: {task: how many of its documents are too short for a window}.
-  """
+  """CACLM episodes (one query each) of a manifest's document stores, by rate."""
 
   def __init__(
     self, manifest: Manifest, config: CaclmConfig, *, seed: int, batch_size: int,
@@ -99,11 +96,20 @@ class CaclmStream:
       task: _Windows(manifest.store(task, config.split), task, config.window)
       for task in self.tasks
     }
-    self.short_documents = {task: windows.short for task, windows in self._windows.items()}
     self._visits = schedule.Blocks([manifest.rate(task) for task in self.tasks], seed, "caclm")
     vocabulary = manifest.vocabulary
     self._bos = np.array([vocabulary["bos_id"]] if vocabulary["adds_bos"] else [], np.int32)
     self._eos = np.array([vocabulary["eos_id"]], np.int32)
+
+  @property
+  def remark(self) -> str:
+    """A sentence on documents that are too short for a window; "" where there are none."""
+    short = {task: windows.short for task, windows in self._windows.items() if windows.short}
+    if not short:
+      return ""
+    named = ", ".join(f"{count:,} of {task}" for task, count in itertools.islice(short.items(), 5))
+    more = f" and {len(short) - 5:,} more tasks" if len(short) > 5 else ""
+    return f"Documents shorter than WINDOW {self.config.window} are not read: {named}{more}."
 
   @property
   def shapes(self) -> tuple[BatchShape, ...]:

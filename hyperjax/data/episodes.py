@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from hyperjax.data import layouts, schedule, shots
+from hyperjax.data import layouts, schedule, shots, shuffling
 from hyperjax.data.layouts import DECODER, Layout
 from hyperjax.data.manifest import Manifest
 from hyperjax.data.shapes import BatchShape, Groups, Lengths, assign, plan, rounded
@@ -101,8 +101,9 @@ class EpisodeConfig:
       `shots.PerClass`: so many of each class.
     num_queries: queries that share a support.
     shuffled: the share of episodes in which outputs change places, among the support's examples
-      and among the queries: there an input does not tell its output. Without such episodes a task
-      is given away by the kinds of its inputs and outputs, and the pairing need not be read.
+      and among the queries (see `shuffling`): there an input does not tell its output. Without such
+      episodes a task is given away by the kinds of its inputs and outputs, and the pairing need not
+      be read. Episodes of a single query stay as they are.
     inline: each query holds the support in its own input, for models that read it there.
     include: tasks to use, or the front part of their names up to a dot; all, where empty.
     exclude: tasks to leave out, likewise.
@@ -131,6 +132,11 @@ class EpisodeConfig:
         raise ValueError(f"EpisodeConfig: {name} is {getattr(self, name)}; it must be at least 1.")
     if not 0 <= self.shuffled <= 1:
       raise ValueError(f"EpisodeConfig: shuffled is {self.shuffled}; it must be in 0..1.")
+    if self.shuffled and self.num_queries == 1:
+      raise ValueError(
+        f"EpisodeConfig: shuffled is {self.shuffled} (gin: SHUFFLED), but with num_queries=1 no "
+        "outputs of queries can change places: set it to 0, or NUM_QUERIES to 2 or more."
+      )
     for shape in self.shapes:
       if shape.queries != self.num_queries:
         raise ValueError(f"EpisodeConfig: {shape} is not for num_queries={self.num_queries}.")
@@ -185,6 +191,7 @@ class TrainStream:
     self.config, self.seed, self.batch_size = config, seed, batch_size
     self.layout = layouts.of(layout, manifest.vocabulary)
     self.tasks = manifest.select(config.include, config.exclude)
+    manifest.fetch(self.tasks, config.split)
     self._sampler = {
       task: Sampler(manifest, task, config.split, config.split, config.num_shots,
                     config.num_queries)
@@ -198,6 +205,9 @@ class TrainStream:
     }  # fmt: skip
     groups = self._plan(lengths, rates)
     self.buckets: tuple[tuple[BatchShape, tuple[str, ...]], ...] = tuple(groups)
+    self._lengths = lengths
+    if not config.inline:
+      self._check_definitions(manifest)
     shares = [sum(rates[task] for task in tasks) for _, tasks in self.buckets]
     self._steps = schedule.Blocks(shares, seed, "bucket")
     self._visits = [
@@ -215,6 +225,33 @@ class TrainStream:
     if c.shapes:
       return assign(lengths, c.shapes)
     return plan(lengths, rates, c.num_queries, c.max_buckets, c.limit)
+
+  def _check_definitions(self, manifest: Manifest) -> None:
+    """Refuses tasks whose definition leaves a support no room, as some step would."""
+    for shape, tasks in self.buckets:
+      room = shape.support - len(self.layout.end)
+      for task in tasks:
+        longest = manifest.split(task, self.config.split)["lengths"]["definition"]["max"]
+        head = longest + self._sampler[task].adds_bos
+        if head >= room:
+          raise ValueError(
+            f"Task '{task}': its definition has up to {head} tokens, and a support has room for "
+            f"{room}: raise the first of EPISODE_LIMIT, or leave out the task (exclude) or the "
+            "definitions (NI_DEFINITION)."
+          )
+
+  @property
+  def remark(self) -> str:
+    """A sentence on tasks that batches have no room for; "" where there are none."""
+    placed = [(self._lengths[task], s, task) for s, tasks in self.buckets for task in tasks]
+    targets = [task for need, shape, task in placed if need.targets > shape.targets]
+    inputs = [task for need, shape, task in placed if need.query > shape.query]
+    said = [f"{part} of {len(tasks):,} tasks, such as {tasks[0]}"
+            for part, tasks in (("targets", targets), ("inputs", inputs)) if tasks]  # fmt: skip
+    return "" if not said else (
+      f"EPISODE_LIMIT {tuple(self.config.limit)} cuts {' and '.join(said)}: a cut target has no "
+      "end, a cut input no beginning."
+    )
 
   @property
   def shapes(self) -> tuple[BatchShape, ...]:
@@ -241,7 +278,8 @@ class TrainStream:
     query_ids = [self._queries[task](visit * size + i) for i in range(size)]
     parts = (self.seed, "support", step, row)
     generator = schedule.generator(self.seed, "shuffled", step, row)
-    if generator.random() >= self.config.shuffled:
+    # A query with its true output beside a shuffled support would teach not to read the pairing.
+    if size == 1 or generator.random() >= self.config.shuffled:
       return sampler.episode(query_ids, self.num_shots(step), parts)
     return sampler.shuffled_episode(query_ids, self.num_shots(step), parts, generator)
 
@@ -338,11 +376,13 @@ class Sampler:
   ) -> Episode:
     """As `episode`, with outputs that change places among the support and among the queries."""
     support = self.draw(query_ids, num_shots, parts)
+    moved = shuffling.targets(self.queries, query_ids, generator)
     queries = tuple(
       dataclasses.replace(self.query(index), target=target)
-      for index, target in zip(query_ids, shuffled(self.queries, query_ids, generator), strict=True)
+      for index, target in zip(query_ids, moved, strict=True)
     )
-    return self.assemble(support, shuffled(self.support, support, generator), queries)
+    targets = shuffling.targets(self.support, support, generator)
+    return self.assemble(support, targets, queries)
 
   def assemble(
     self, support: Sequence[int], targets: Sequence[np.ndarray], queries: tuple[Query, ...]
@@ -358,29 +398,3 @@ class Sampler:
 
   def _with_bos(self, ids: np.ndarray) -> np.ndarray:
     return np.concatenate([np.array(self._bos, np.int32), ids])
-
-
-def shuffled(
-  store: Store, ids: Sequence[int], generator: np.random.Generator
-) -> list[np.ndarray]:
-  """Returns the targets of examples in an order in which as few as possible stand at their own."""
-  order = derange([store.target_piece(index) for index in ids], generator)
-  return [store.target(ids[i]) for i in order]
-
-
-def derange(values: Sequence[int], generator: np.random.Generator) -> list[int]:
-  """Returns an order of positions in which as few values as possible stand where they stood.
-
-  Equal values are put side by side and all are shifted by the size of the largest group: if that
-  is at most half of them, no position keeps its value.
-  """
-  order = generator.permutation(len(values))
-  groups: dict[int, list[int]] = {}
-  for position in order:
-    groups.setdefault(values[position], []).append(int(position))
-  line = [position for group in groups.values() for position in group]
-  shift = max(map(len, groups.values())) % len(line)
-  result = [0] * len(line)
-  for i, position in enumerate(line):
-    result[position] = line[(i + shift) % len(line)]
-  return result

@@ -5,8 +5,7 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from hyperjax.data import episodes as episodes_lib
-from hyperjax.data import schedule, shots
+from hyperjax.data import schedule, shots, shuffling
 from hyperjax.data.episodes import Episode, Sampler
 from hyperjax.data.manifest import Manifest, family, prepared
 from hyperjax.data.shots import NumShots
@@ -109,8 +108,7 @@ def eval_episodes(
     num_shots, seed: see `EvalConfig`.
     num_queries: queries that share a support (fewer in the last group).
     max_queries: at most so many queries, the first of a permutation keyed by the task; None: all.
-    shuffle_outputs: control: outputs of a support change places, so that none keeps its own where
-      that is possible.
+    shuffle_outputs: control: outputs of a support change places (see `shuffling`).
     support_task: control: supports come from this task instead (see `other_tasks`).
   """
 
@@ -135,7 +133,7 @@ def eval_episodes(
     count = None if num_shots is None else shots.count(num_shots, *parts, "shots")
     support = shown.draw(group if shown is asked else [], count, parts)
     if shuffle_outputs:
-      targets = episodes_lib.shuffled(shown.support, support, schedule.generator(*parts, "shuffle"))
+      targets = shuffling.targets(shown.support, support, schedule.generator(*parts, "shuffle"))
     else:
       targets = [shown.support.target(index) for index in support]
     episode = shown.assemble(support, targets, tuple(asked.query(index) for index in group))

@@ -15,7 +15,7 @@ from hyperjax.data import episodes as episodes_lib
 from hyperjax.data.episodes import Episode
 from hyperjax.data.eval_episodes import Lazy, eval_episodes, left_out, other_tasks, query_split
 from hyperjax.data.layouts import Layout
-from hyperjax.data.manifest import Manifest
+from hyperjax.data.manifest import Manifest, set_lists
 from hyperjax.data.shapes import BatchShape
 from hyperjax.data.shots import NumShots
 
@@ -51,6 +51,7 @@ class EvalConfig:
   max_new_tokens: int | None = None
 
   def __post_init__(self):
+    set_lists(self, "seeds", "include", "exclude")
     if self.num_shots is not None:
       shots.bounds(self.num_shots)
     for name in ("num_queries", "batch_size", "max_shapes"):

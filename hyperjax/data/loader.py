@@ -166,6 +166,7 @@ class Stream(Protocol):
 
   batch_size: int
   layout: Layout
+  remark: str  # on what batches leave out; "" for nothing
 
   def bucket(self, step: int) -> BatchShape: ...
 

@@ -35,8 +35,8 @@ class DataConfig:
     vocabulary: what `vocabularies.load` takes.
     prompt: how examples are written.
     task_modules: modules that register tasks; imported by the builder only. If a module has a
-      function `register`, it is called. Each module's `task_modules.identity` is part of the keys
-      of the stores that they register.
+      function `register` that needs no argument, it is called, once. Each module's
+      `task_modules.identity` is part of the keys of the stores that they register.
     sources: objects that register tasks (`source.Source`), such as `fewshot.Folder`.
     splits: splits to build, where a task has them; `support_<seed>` are built beside any.
     feature_lengths: passed to the tasks as seqio's `sequence_length`.
@@ -53,10 +53,7 @@ class DataConfig:
   max_examples: int | None = None
 
   def __post_init__(self):
-    for name in ("task_modules", "sources", "splits"):
-      if isinstance(getattr(self, name), str):
-        raise ValueError(f"DataConfig: {name} must be a list, not {getattr(self, name)!r}.")
-      object.__setattr__(self, name, tuple(getattr(self, name)))
+    set_lists(self, "task_modules", "sources", "splits")
     if self.mixture_or_task_name is None and self.sources:
       object.__setattr__(self, "mixture_or_task_name", self.sources[-1].name)
     if not self.splits:
@@ -190,13 +187,26 @@ class Manifest:
     Raises:
       ValueError: it lies elsewhere than in the data folder.
     """
+    name = self._store(task, split)
+    if self.address is not None:
+      storage.copy_folder(f"{self.address}/{name}", self.folder / name)
+    return _open(str(self.folder / name))
+
+  def fetch(self, tasks: Iterable[str], split: str) -> None:
+    """Copies tasks' stores of examples from a bucket, many at once: opened one after another, they
+    are copied so. Those of documents are few and large."""
+    if self.address is not None:
+      kinds = {task: self.split(task, split)["kind"] for task in tasks}
+      names = [self._store(t, split) for t, kind in kinds.items() if kind == store_lib.EXAMPLES]
+      storage.copy_folders({f"{self.address}/{name}": self.folder / name for name in names})
+
+  def _store(self, task: str, split: str) -> str:
+    """The folder of a store, below the data folder."""
     name = self.split(task, split)["store"]
     parts = pathlib.PurePosixPath(name).parts
     if len(parts) != 2 or parts[0] != "stores" or parts[1] == "..":  # whoever wrote the manifest
       raise ValueError(f"{self.place}: task '{task}' names {name!r}, no folder in its stores.")
-    if self.address is not None:
-      storage.copy_folder(f"{self.address}/{name}", self.folder / name)
-    return _open(str(self.folder / name))
+    return name
 
   def select(self, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> tuple[str, ...]:
     """Returns the tasks named by `include` (all, where empty) less those named by `exclude`.
@@ -204,6 +214,7 @@ class Manifest:
     A name is a task or the front part of some, up to a dot (`lexical.plural`). A name that matches
     nothing is an error.
     """
+    include, exclude = listed("include", include), listed("exclude", exclude)
     chosen = set().union(*map(self._matches, include)) if include else set(self.tasks)
     chosen -= set().union(*map(self._matches, exclude))
     if not chosen:
@@ -224,6 +235,21 @@ class Manifest:
 
 # One open store per process: each holds its maps.
 _open = functools.lru_cache(maxsize=None)(store_lib.Store)
+
+
+def listed(name: str, values: Any) -> tuple:
+  """Returns the values of a list; what is none is an error, a text too: its letters would be taken
+  for values."""
+  if isinstance(values, str) or not isinstance(values, Iterable):
+    raise ValueError(f"{name} must be a list, not {values!r}.")
+  return tuple(values)
+
+
+def set_lists(config: Any, *fields: str) -> None:
+  """Makes tuples of fields of a frozen dataclass, which hold lists, as `listed` does."""
+  for field in fields:
+    name = f"{type(config).__name__}: {field}"
+    object.__setattr__(config, field, listed(name, getattr(config, field)))
 
 
 def family(task: str) -> str:
@@ -256,9 +282,17 @@ def digest(values: Any) -> str:
 
 def file_digest(path: str | os.PathLike) -> str:
   """Returns a hash of a file's name, size and contents."""
+  state = os.stat(path)
+  return _file_digest(os.path.abspath(path), state.st_size, state.st_mtime_ns)
+
+
+# Training and held-out tasks may be of one file, and a builder asks before and after it registers.
+@functools.cache
+def _file_digest(path: str, size: int, changed: int) -> str:
+  del changed
   with open(path, "rb") as file:
     contents = hashlib.file_digest(file, "sha256").hexdigest()
-  return digest([os.path.basename(path), os.path.getsize(path), contents])
+  return digest([os.path.basename(path), size, contents])
 
 
 def sample_digest(path: str | os.PathLike) -> str:

@@ -157,6 +157,25 @@ def ends_early(ids: Sequence[int], end: Sequence[int]) -> bool:
   )
 
 
+def text_of(ids: Sequence[int], end: Sequence[int], vocabulary) -> str:
+  """Returns the text of a target or an answer, without white space around it.
+
+  It ends before its terminator, and before an EOS: decoding goes on behind one where the terminator
+  is another, but the model has ended its text.
+
+  Args:
+    ids: of the target or answer.
+    end: the terminator's ids.
+    vocabulary: what they are ids of.
+  """
+  ids, end = list(ids), list(end)
+  if ids[-len(end) :] == end:
+    ids = ids[: -len(end)]
+  if vocabulary.eos_id in ids:
+    ids = ids[: ids.index(vocabulary.eos_id)]
+  return vocabulary.decode(ids).strip()
+
+
 def _continuations(vocabulary, texts: Sequence[str]) -> list[list[int]]:
   """Encodes texts as continuations of a prompt.
 

@@ -2,9 +2,10 @@
 
 import dataclasses
 import importlib
+import inspect
 import pkgutil
 import sys
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import seqio
 
@@ -39,11 +40,12 @@ def register(config: DataConfig) -> Registered:
     ValueError: there is no such module.
   """
   for name in config.task_modules:
+    if name in _MODULES:
+      continue  # its own `register` may not bear a second call
     before = set(seqio.TaskRegistry.names())
     identity = task_modules.identity(name)  # first: no newer than what is imported
     load(name)
-    module = _MODULES.setdefault(name, _Module(identity))
-    module.tasks |= set(seqio.TaskRegistry.names()) - before
+    _MODULES[name] = _Module(identity, set(seqio.TaskRegistry.names()) - before)
   # Of all modules: one may register what it takes from another.
   modules = {name: _MODULES[name] for name in config.task_modules}
   version = " ".join(f"{name}:{m.identity or UNDECLARED}" for name, m in modules.items())
@@ -60,7 +62,8 @@ def register(config: DataConfig) -> Registered:
 
 
 def load(name: str) -> None:
-  """Imports a module, which registers tasks, and calls its function `register` if it has one.
+  """Imports a module, which registers tasks, and calls its function `register` if it has one that
+  needs no argument.
 
   Raises:
     ValueError: there is no module of that name.
@@ -71,8 +74,17 @@ def load(name: str) -> None:
     if not f"{name}.".startswith(f"{error.name}."):
       raise  # the module is there: what it imports is not
     raise ValueError(_not_found(name, error.name)) from None
-  if hasattr(module, "register"):
+  if _needs_nothing(getattr(module, "register", None)):
     module.register()
+
+
+def _needs_nothing(register: Any) -> bool:
+  """Whether it is a function that can be called as it is; any other is the module's own affair."""
+  try:
+    inspect.signature(register).bind()
+  except (TypeError, ValueError):  # ValueError: it is built in, and does not say what it needs
+    return False
+  return True
 
 
 def _not_found(name: str, missing: str) -> str:
@@ -98,7 +110,7 @@ class _Module:
   """
 
   identity: str | None
-  tasks: set[str] = dataclasses.field(default_factory=set)
+  tasks: set[str]
 
 
 # {name: module}: a second build in one process finds it imported, and its tasks registered.

@@ -62,8 +62,9 @@ def read(
 
 def values(
   path: str | os.PathLike, stream: io.BufferedIOBase | None = None
-) -> list[tuple[str, Any]]:
-  """Reads (place, JSON value) of every row, unchecked; arguments as `lines`.
+) -> Iterator[tuple[str, Any]]:
+  """Yields (place, JSON value) of every row, unchecked; arguments as `lines`. Of JSONL, whose files
+  may be large, one row at a time is held.
 
   Raises:
     FileNotFoundError: there is no such file.
@@ -75,12 +76,15 @@ def values(
     whole = document(path, stream)
     if not isinstance(whole, list):
       raise ValueError(f"{path} must hold a list of objects, not {type(whole).__name__}")
-    found = [(f"{path}, row {number}", value) for number, value in enumerate(whole, 1)]
+    found = ((f"{path}, row {number}", value) for number, value in enumerate(whole, 1))
   else:
-    found = list(objects(path, stream))
-  if not found:
+    found = objects(path, stream)
+  empty = True
+  for row in found:
+    empty = False
+    yield row
+  if empty:
     raise ValueError(f"{path} holds no rows")
-  return found
 
 
 def objects(
@@ -106,6 +110,7 @@ def lines(
   path: str | os.PathLike, stream: io.BufferedIOBase | None = None
 ) -> Iterator[tuple[str, str]]:
   """Yields (place, line) of a text file; a line ends in a line feed, the last one perhaps in none.
+  The mark that some editors set before all text, Unicode's byte order mark, is no part of it.
 
   Args:
     path: the file, for errors too.
@@ -122,7 +127,7 @@ def lines(
         number += 1
         if len(line) > MAX_LINE:
           raise ValueError(f"{path}, line {number}: it has more than {MAX_LINE:,} bytes.")
-        yield f"{path}, line {number}", line.decode()
+        yield f"{path}, line {number}", line.decode("utf-8-sig" if number == 1 else "utf-8")
   except UnicodeDecodeError as e:
     raise ValueError(f"{path}, line {number}: not UTF-8: {e}") from e
   except FileNotFoundError as e:

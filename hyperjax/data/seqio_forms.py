@@ -14,7 +14,7 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from hyperjax.data import eval_episodes, layouts
+from hyperjax.data import eval_episodes, layouts, prompts
 from hyperjax.data.caclm import CaclmConfig
 from hyperjax.data.episodes import Episode, EpisodeConfig
 from hyperjax.data.layouts import Layout
@@ -118,9 +118,7 @@ class _Answers(seqio.PassThroughVocabulary):
     self._vocabulary, self._end = vocabulary, tuple(prompt.terminator_ids(vocabulary))
 
   def _decode(self, ids: Iterable[SupportsInt]) -> str:
-    ids = tuple(map(int, ids))
-    ended = ids[-len(self._end) :] == self._end
-    return self._vocabulary.decode(ids[: -len(self._end)] if ended else ids).strip()
+    return prompts.text_of(list(map(int, ids)), self._end, self._vocabulary)
 
 
 def _with_references(

@@ -1,6 +1,5 @@
 """Which examples a support holds: so many drawn from a store, so many of each class, or all."""
 
-import collections
 import dataclasses
 from collections.abc import Iterable, Sequence
 
@@ -67,7 +66,7 @@ class Pool:
     key: ends the key of a draw from them.
   """
 
-  ids: Sequence[int]
+  ids: Sequence[int] | np.ndarray
   distinct: int
   words: str
   key: tuple[int, ...] = ()
@@ -84,15 +83,21 @@ class Supports:
 
   def __init__(self, num_shots: NumShots | None, store: Store):
     """Supports of so many examples; None: the whole store in its order, also equal inputs."""
-    self._store = store
-    self._pools = None if num_shots is None else _pools(num_shots, store)
-    if self._pools is None:
+    self._store, self._pools = store, None
+    if num_shots is None:
       self.most = self.size = len(store)
       self.scarcest = Pool((), self.size, f"{self.size} examples, all of them in the support")
+      return
+    if isinstance(num_shots, PerClass):
+      self._pools = _ByClass(store)
+      self.scarcest = self._pools[int(self._pools.distinct.argmin())]
     else:
-      self.most = bounds(num_shots)[1]
-      self.size = self.most * len(self._pools)
-      self.scarcest = min(self._pools, key=lambda pool: pool.distinct)
+      distinct = store.meta["distinct_inputs"]
+      words = f"{len(store)} examples with {distinct} different inputs"
+      self.scarcest = Pool(range(len(store)), distinct, words)
+      self._pools = [self.scarcest]
+    self.most = bounds(num_shots)[1]
+    self.size = self.most * len(self._pools)
 
   def draw(self, taken: Iterable[bytes], number: int | None, key: tuple) -> list[int]:
     """Returns a support: `number` examples of each pool, with different inputs, in random order.
@@ -119,7 +124,7 @@ class Supports:
     """Takes examples of a pool in keyed order, and adds their inputs to `taken`."""
     order, chosen = schedule.Permutation(len(pool.ids), *key), []
     for position in range(order.n):
-      index = pool.ids[order(position)]
+      index = int(pool.ids[order(position)])
       content = self._store.input(index).tobytes()
       if content not in taken:
         taken.add(content)
@@ -129,24 +134,32 @@ class Supports:
     raise ValueError(f"only {len(chosen)} of {number} examples differ from the queries.")
 
 
-def _pools(num_shots: NumShots, store: Store) -> list[Pool]:
-  """What supports are drawn from: all examples of a store, or those of each class."""
-  if not isinstance(num_shots, PerClass):
-    distinct = store.meta["distinct_inputs"]
-    words = f"{len(store)} examples with {distinct} different inputs"
-    return [Pool(range(len(store)), distinct, words)]
-  # An input with two targets may be drawn for either, so neither class can count on it.
-  pairs = np.unique(store.pairs, axis=0)
-  alone = pairs[np.bincount(pairs[:, 0])[pairs[:, 0]] == 1]
-  distinct = collections.Counter(alone[:, 1].tolist())
-  targets = store.pairs[:, 1]
-  pieces, starts = np.unique(np.sort(targets), return_index=True)
-  members = np.split(np.argsort(targets, kind="stable"), starts[1:])
-  pools = []
-  for piece, ids in zip(pieces.tolist(), members, strict=True):
+class _ByClass(Sequence[Pool]):
+  """The pools of a store's classes, each made as it is asked for: free texts are as many.
+
+  Attributes:
+    distinct: of each pool.
+  """
+
+  def __init__(self, store: Store):
+    # An input with two targets may be drawn for either, so neither class can count on it.
+    pairs = np.unique(store.pairs, axis=0)
+    alone = pairs[np.bincount(pairs[:, 0])[pairs[:, 0]] == 1]
+    targets = store.pairs[:, 1]
+    self._ids = np.argsort(targets, kind="stable")
+    self._pieces, self._starts = np.unique(targets[self._ids], return_index=True)
+    places = np.searchsorted(self._pieces, alone[:, 1])
+    self.distinct = np.bincount(places, minlength=len(self._pieces))
+
+  def __len__(self) -> int:
+    return len(self._pieces)
+
+  def __getitem__(self, index: int) -> Pool:
+    piece, distinct = int(self._pieces[index]), int(self.distinct[index])
+    stop = self._starts[index + 1] if index + 1 < len(self) else None
+    ids = self._ids[self._starts[index] : stop]
     words = (
-      f"{len(ids)} examples of the class of example {ids[0]}, with {distinct[piece]} different "
+      f"{len(ids)} examples of the class of example {ids[0]}, with {distinct} different "
       "inputs that no other class has"
     )
-    pools.append(Pool(ids.tolist(), distinct[piece], words, (piece,)))
-  return pools
+    return Pool(ids, distinct, words, (piece,))

@@ -28,6 +28,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import numpy as np
 from jaxtyping import Int32, Int64
 
+from hyperjax.data.numbering import Numbering
+
 VERSION = 2
 EXAMPLES = "examples"
 DOCUMENTS = "documents"
@@ -209,7 +211,7 @@ class Writer:
     self._path, self._kind, self._dtype, self._source = path, kind, dtype, source
     self._file = open(path / "tokens.bin", "wb")
     self._texts = open(path / "references.bin", "wb")
-    self._pieces: dict[bytes, int] = {}
+    self._pieces = Numbering()
     self._lengths: list[np.ndarray] = [np.zeros([0], np.int64)]
     self._examples: list[np.ndarray] = [np.zeros([0, 5], np.int64)]
     self._options: list[np.ndarray] = [np.zeros([0], np.int64)]
@@ -236,8 +238,7 @@ class Writer:
       )
     if self._kind == EXAMPLES:
       known = len(self._pieces)
-      pieces = [self._pieces.setdefault(digest, len(self._pieces)) for digest in chunk.digests]
-      places = np.array([*pieces, -1], np.int64)  # the last one is for -1: no piece
+      places = np.append(self._pieces(chunk.digests), -1)  # the last one is for -1: no piece
       new = places[:-1] >= known
       tokens, lengths = tokens[np.repeat(new, lengths)], lengths[new]
       examples = chunk.examples + [0, 0, 0, self._num_options, self._num_references]
@@ -256,6 +257,7 @@ class Writer:
   def finish(self) -> None:
     """Writes the tables and, last, meta.json."""
     self.close()
+    del self._pieces  # as large as the tables that follow
     lengths = np.concatenate(self._lengths)
     examples, options = np.concatenate(self._examples), np.concatenate(self._options)
     np.save(self._path / "offsets.npy", np.concatenate([[0], np.cumsum(lengths)]))

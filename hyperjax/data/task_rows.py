@@ -56,9 +56,19 @@ def place(task, split: str) -> str:
 
 
 def check(row: Mapping[str, Any], where: str) -> None:
-  """Refuses a row without a target, and a text that no tokenizer takes; `where` opens the error."""
+  """Refuses a row without a target, options that no ranking can use, and a text that no tokenizer
+  takes; `where` opens the error. Two options that are alike are found once they are tokens."""
   if "inputs" in row and not row["targets"].strip():
     raise ValueError(f"{where}: its target is empty.")
+  if options := row.get("options"):
+    if not all(option.strip() for option in options):
+      raise ValueError(f"{where}: one of its options is empty: {options}.")
+    if row["targets"] not in options:
+      raise ValueError(f"{where}: its target {row['targets']!r} is none of its options {options}.")
+    if len(options) == 1:  # it would be right whatever the model does
+      raise ValueError(
+        f"{where}: {options[0]!r} is its one option: give it at least two, or none at all."
+      )
   for name in ("inputs", "targets"):
     if len(row.get(name, "")) > rows.MAX_LINE:
       raise ValueError(f"{where}: its {name} have more than {rows.MAX_LINE:,} characters.")

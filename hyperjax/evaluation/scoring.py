@@ -1,10 +1,12 @@
 """How well the downstream model answers under a producer's phi: log-likelihoods, greedy answers."""
 
+from collections.abc import Iterable
 from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
@@ -32,6 +34,24 @@ def teacher_forced(
   likelihood = -losses.token_losses(logits, batch.targets, batch.weights).sum(-1)
   exact = losses.exact_matches(logits, batch.targets, batch.weights)
   return sharding.whole(likelihood), sharding.whole(exact)
+
+
+def means(
+  producer: nnx.Module, downstream: nnx.Module, batches: Iterable[tuple[Batch, np.ndarray]]
+) -> dict[str, float]:
+  """Exact match and log-likelihood (nats), teacher-forced, as means over queries.
+
+  Args:
+    producer, downstream: what answers.
+    batches: each with a mask [B, M] of the queries that count.
+  """
+  likelihood, exact, queries = 0.0, 0.0, 0
+  for batch, mask in batches:
+    scores = teacher_forced(downstream, produce(producer, downstream, batch.support), batch)
+    likelihood += float(np.asarray(scores[0])[mask].sum())
+    exact += float(np.asarray(scores[1])[mask].sum())
+    queries += int(mask.sum())
+  return {"exact_match": exact / queries, "log_likelihood": likelihood / queries}
 
 
 class Answered(NamedTuple):

@@ -128,7 +128,7 @@ class GistingT5Config:
 
   gist: GistTokens = START
   rank: int = 16
-  alpha: float = 32.0
+  alpha: float = 16.0
   sites: Sequence[str] = ATTENTION
 
   train = ("producer",)  # parts of the system

@@ -95,14 +95,17 @@ class SharedHead(_Head):
     self.layer = nnx.Param(embedding, axes=("layers", "embed"))
 
   def __call__(self, x: Float[Array, "B Q D"]) -> Float[Array, "L B Q out"]:
-    up, into, out = self.up[...], *self.factors
+    into, out = self.factors
+    # On a mesh each device makes the rows of its own episodes, with kernels that it has whole: cut
+    # as they are stored, they would have it make parts of all rows and send these.
+    up, down = (sharding.gather(z[...], z.get_metadata()["axes"]) for z in (self.up, self.down))
     # (x + layer) up, without a copy of x for every layer; both have unit size, so has the mean.
     layer = layers.matmul(self.layer[...], up, [0])
     h = layers.matmul(x, up, [0])[None]
     h = h + _beside(layer, (len(layer), *h.shape[1:]), x.dtype)
     h = h * (0.5**0.5 * into)
     h = jax.nn.gelu(h + _beside(self.up_bias[...], h.shape, x.dtype))
-    y = layers.matmul(h, self.down[...], [0]) * out
+    y = _by_episode(layers.matmul(h, down, [0])) * out
     return self.scale * (y + _beside(self.down_bias[...], y.shape, x.dtype))
 
 
@@ -116,8 +119,14 @@ class LayerHead(_Head):
     into, out = self.factors
     h = jax.vmap(lambda up: layers.matmul(x, up, [0]))(self.up[...]) * into
     h = jax.nn.gelu(h + _beside(self.up_bias[...], h.shape, x.dtype))
-    y = jax.vmap(lambda h, down: layers.matmul(h, down, [0]))(h, self.down[...]) * out
+    y = jax.vmap(lambda h, down: layers.matmul(h, down, [0]))(h, self.down[...])
+    y = _by_episode(y) * out
     return self.scale * (y + _beside(self.down_bias[...], y.shape, x.dtype))
+
+
+def _by_episode(rows: Float[Array, "L B Q out"]) -> Float[Array, "L B Q out"]:
+  """Each device has all rows of its episodes."""
+  return sharding.constrain(rows, ("layers", "batch", None, None))
 
 
 def _beside(

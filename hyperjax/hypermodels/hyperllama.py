@@ -169,7 +169,7 @@ class HyperLlamaConfig:
 
   gist: GistConfig = GistConfig()
   rank: int = 16
-  alpha: float = 32.0
+  alpha: float = 16.0
   sites: Sequence[str] = ATTENTION
   loop: str = "two_scans"
 

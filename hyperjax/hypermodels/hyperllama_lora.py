@@ -16,10 +16,9 @@ from jaxtyping import Array, Float
 from hyperjax.core import masks
 from hyperjax.core.batch import Support
 from hyperjax.core.phi import Phi
-from hyperjax.hypermodels import gist_tokens
 from hyperjax.hypermodels.gist_tokens import Encode, GistTokens
 from hyperjax.hypermodels.heads import EmitLowRank, Heads, HeadsConfig, common_slots
-from hyperjax.hypermodels.hyperllama import ATTENTION
+from hyperjax.hypermodels.hyperllama import ATTENTION, with_gist
 from hyperjax.hypermodels.tuned import TunedPhi
 from hyperjax.models.llama import Llama
 
@@ -38,10 +37,7 @@ class HyperLlamaLoRA(nnx.Module):
     self.update, self.heads = update, heads
 
   def __call__(self, downstream: Llama, support: Support) -> Phi:
-    gist, length = self.gist[...], support.length[:, None]
-    x = gist_tokens.append(downstream.embed_tokens(support.tokens), support.length, gist)
-    at = jnp.arange(x.shape[1]) - length
-    where = length + jnp.arange(len(gist))
+    x, at, where = with_gist(downstream, support, self.gist[...])
     x, _ = downstream.hidden(x[:, None], at[:, None], masks.Causal(), self.update(), where)
     return self.heads(jnp.take_along_axis(x[:, 0], where[..., None], 1))
 
@@ -62,7 +58,7 @@ class HyperLlamaLoRAConfig:
   init_text: str = "\n"
   noise: float = 0.1
   rank: int = 16
-  alpha: float = 32.0
+  alpha: float = 16.0
   sites: Sequence[str] = ATTENTION
 
   train = ("producer",)  # parts of the system

@@ -30,9 +30,8 @@ from typing import Any, NamedTuple
 import gin
 from gin import config as gin_config
 
-import hyperjax
 from hyperjax import storage
-from hyperjax.launch import command_line, processes
+from hyperjax.launch import command_line, open_files, processes
 from hyperjax.launch.reader import DYNAMIC, Reader, first_line, import_module, resolve
 
 __all__ = [
@@ -196,6 +195,7 @@ def run(
     the others do not wait for it.
   """
   argv = list(sys.argv[1:] if argv is None else argv)
+  open_files.allow_many()
   try:
     return _run(module, function, argv, folder, flags or {}, distributed, borrowed)
   except (KeyboardInterrupt, Exception) as error:
@@ -241,7 +241,7 @@ def _run(
   reader.check()
   gin.finalize()
   command = f"{command_line.program(module)} {shlex.join(argv)}".rstrip()
-  config = header(module, command) + gin.config_str(max_line_length=100)
+  config = command_line.header(module, command) + gin.config_str(max_line_length=100)
   lent = {}
   if borrowed:
     check_complete(lender, ".".join([borrowed.module.rsplit(".", 1)[-1], borrowed.function]), {})
@@ -254,7 +254,7 @@ def _run(
     print(config, end="")
     return 0
   writes = not (options.dry_run or borrowed) and folder in reader.set
-  run_folder = folder_of_run(folder, bucket=distributed) if writes else None
+  run_folder = folder_of_run(folder, module, bucket=distributed) if writes else None
   if distributed and not options.dry_run:
     processes.join({name: getattr(options, name) for name in of_processes})
   record = _Record(run_folder if processes.writes() else None, config, target)
@@ -356,12 +356,12 @@ def check_complete(
     )
 
 
-def folder_of_run(macro: str, *, bucket: bool) -> str | None:
+def folder_of_run(macro: str, module: str, *, bucket: bool) -> str | None:
   """Returns the folder that a macro names; None if it names none.
 
   Raises ValueError where it is no text, an address that the command does not write to (a file of
-  that name would be local), or a folder that cannot be made or not be written to. `bucket` says
-  whether it writes to buckets.
+  that name would be local), a folder that cannot be made or not be written to, or that of another
+  command's run. `bucket` says whether the command, of that module, writes to buckets.
   """
   value = copy.deepcopy(gin.query_parameter(f"{macro}/gin.macro.value"))
   if value is not None and not isinstance(value, str):
@@ -372,6 +372,7 @@ def folder_of_run(macro: str, *, bucket: bool) -> str | None:
     storage.folder(value)  # an error where buckets cannot be read
     if not storage.in_bucket(value):
       _check_can_be_written(macro, value)
+    _check_whose(macro, value, module)
   return value
 
 
@@ -384,11 +385,13 @@ def _check_can_be_written(macro: str, folder: str) -> None:
     raise ValueError(f"{macro} is {folder}, but {there} {why}: name another folder.")
 
 
-def header(module: str, command: str) -> str:
-  """Returns the comment on top of config.gin: how it came to be, how to repeat it."""
-  command = command.replace("\n", "\n#   ")  # arguments may have several lines
-  return (
-    f"# The whole configuration of a run, written by hyperjax {hyperjax.__version__}:\n"
-    f"#   {command}\n"
-    f"# To repeat it: {command_line.program(module)} --gin_file=THIS_FILE\n\n"
-  )
+def _check_whose(macro: str, folder: str, module: str) -> None:
+  """Raises ValueError where a folder is that of another command's run: that one's config.gin, which
+  says what it was, would be replaced."""
+  file, ours = storage.folder(folder) / "config.gin", command_line.program(module)
+  theirs = command_line.command_of(file.read_text()) if file.exists() else None
+  if theirs not in (None, ours):
+    raise ValueError(
+      f"{macro} is {folder}, the folder of a run of {theirs} (its config.gin says so): name "
+      f"another folder, such as {os.path.join(folder, ours.split()[-1])}."
+    )

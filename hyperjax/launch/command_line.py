@@ -102,6 +102,22 @@ def program(module: str) -> str:
   return f"hyperjax {names[0]}" if package == "hyperjax" else f"python -m {module}"
 
 
+def header(module: str, command: str) -> str:
+  """Returns the comment on top of config.gin: how it came to be, how to repeat it."""
+  command = command.replace("\n", "\n#   ")  # arguments may have several lines
+  return (
+    f"# The whole configuration of a run, written by hyperjax {hyperjax.__version__}:\n"
+    f"#   {command}\n"
+    f"# To repeat it: {program(module)} --gin_file=THIS_FILE\n\n"
+  )
+
+
+def command_of(config: str) -> str | None:
+  """Returns the `program` whose run a config.gin is of, by its `header`; None where it has none."""
+  found = re.search(r"^# To repeat it: (.+) --gin_file=THIS_FILE$", config, re.MULTILINE)
+  return found and found[1]
+
+
 def parse(
   argv: Sequence[str], module: str, flags: Mapping[str, str], switches: Collection[str] = ()
 ) -> tuple[argparse.Namespace, list[str]]:

@@ -188,6 +188,15 @@ class Checkpoints:
       )
     return step, about
 
+  def parts(self) -> frozenset[str]:
+    """The names of the system's parts ('producer', 'downstream') that the newest checkpoint has
+    parameters of.
+
+    Raises:
+      FileNotFoundError, ValueError: as `check`.
+    """
+    return frozenset(self._stored(self.check()[0], "trained"))
+
   def restore(self, trained: Tree, state: Tree | None, step: int | None = None) -> Restored:
     """Reads a checkpoint into the shapes, dtypes and shardings of the given trees.
 
@@ -238,12 +247,15 @@ class Checkpoints:
       f"the checkpoint {self.folder}/{step} is damaged or out of reach ({why}); {way}"
     )
 
-  def _compare(self, step: int, item: str, tree: Tree) -> None:
+  def _stored(self, step: int, item: str) -> Tree:
+    """What Orbax says of an item's arrays."""
     try:
-      stored = checksums.named(self._manager.item_metadata(step)[item].tree)
+      return self._manager.item_metadata(step)[item].tree
     except Exception as error:
       raise self._damaged(step, f"what it says of {item}: {storage.said(error)}") from error
-    wanted = checksums.named(tree)
+
+  def _compare(self, step: int, item: str, tree: Tree) -> None:
+    stored, wanted = checksums.named(self._stored(step, item)), checksums.named(tree)
     have, want = ({name: tuple(x.shape) for name, x in of.items()} for of in (stored, wanted))
     misfit = f"the checkpoint {self.folder}/{step} does not fit this configuration: {item}"
     for name in sorted(have.keys() | want.keys()):

@@ -1,7 +1,7 @@
 """Optimizers and learning-rate schedules, as optax chains."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -77,7 +77,10 @@ class Optimizer(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class AdamW:
-  """AdamW (arXiv 1711.05101) with clipping by the global norm."""
+  """AdamW (arXiv 1711.05101) with clipping by the global norm.
+
+  Only matrices decay: no scales of norms, no biases.
+  """
 
   schedule: Schedule
   b1: float = 0.9
@@ -86,20 +89,27 @@ class AdamW:
   clip_norm: float = 1.0
 
   def build(self, steps: int, axes: Mapping[str, Any]) -> optax.GradientTransformation:
-    """The chain for a run of `steps` steps; `axes` is not used."""
-    del axes
+    """The chain for parameters whose logical axes are `axes` (a tree of tuples)."""
+    matrix = lambda names: len(names) - (names[:1] == ("layers",)) > 1
     return optax.chain(
       optax.clip_by_global_norm(self.clip_norm),
       optax.adamw(
-        self.schedule.build(steps), b1=self.b1, b2=self.b2, weight_decay=self.weight_decay
+        self.schedule.build(steps), b1=self.b1, b2=self.b2, weight_decay=self.weight_decay,
+        mask=_labelled(axes, matrix) if self.weight_decay else None,
       ),
-    )
+    )  # fmt: skip
+
+
+def _labelled(axes: Mapping[str, Any], label: Callable[[tuple[str, ...]], Any]) -> Any:
+  """What `label` says of every parameter's axes."""
+  return jax.tree.map(label, axes, is_leaf=lambda x: isinstance(x, tuple))
 
 
 @dataclasses.dataclass(frozen=True)
 class Adafactor:
   """Adafactor as T5 uses it (arXiv 1804.04235): factored second moments, update clipping, learning
-  rates relative to each parameter's scale. Each layer of a stacked parameter counts on its own."""
+  rates relative to each parameter's scale. Each layer of a stacked parameter counts on its own, and
+  an attention kernel's heads and their size are one axis."""
 
   schedule: Schedule
   decay_rate: float = 0.8
@@ -114,12 +124,36 @@ class Adafactor:
       clipping_threshold=self.clipping_threshold,
       multiply_by_parameter_scale=self.multiply_by_parameter_scale,
     )
-    labels = jax.tree.map(
-      lambda names: "stacked" if names[:1] == ("layers",) else "plain",
-      axes,
-      is_leaf=lambda x: isinstance(x, tuple),
-    )
-    return optax.multi_transform({"stacked": per_layer(plain), "plain": plain}, labels)
+    labels = _labelled(axes, lambda names: "stacked" if names[:1] == ("layers",) else "plain")
+    each = optax.multi_transform({"stacked": per_layer(plain), "plain": plain}, labels)
+    return heads_joined(each, axes)
+
+
+def heads_joined(
+  transform: optax.GradientTransformation, axes: Mapping[str, Any]
+) -> optax.GradientTransformation:
+  """Applies `transform` to parameters whose axes for heads and for their size are one, as they are
+  in T5: apart, both may be too short for their second moments to be factored."""
+
+  def joined(tree):
+    return jax.tree.map(lambda x, names: x.reshape(_joined(x.shape, names)), tree, axes)
+
+  def update(updates, state, params):
+    made, state = transform.update(joined(updates), state, joined(params))
+    return jax.tree.map(lambda x, like: x.reshape(like.shape), made, updates), state
+
+  return optax.GradientTransformation(lambda params: transform.init(joined(params)), update)
+
+
+def _joined(shape: Sequence[int], names: Sequence[str]) -> tuple[int, ...]:
+  """The shape of an array with these logical axes as `heads_joined` has it."""
+  out: list[int] = []
+  for size, before, name in zip(shape, (None, *names), names, strict=False):
+    if name == "head_dim" and before in ("heads", "kv_heads"):
+      out[-1] *= size
+    else:
+      out.append(size)
+  return tuple(out)
 
 
 def per_layer(transform: optax.GradientTransformation) -> optax.GradientTransformation:

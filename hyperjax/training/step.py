@@ -37,7 +37,7 @@ class Parts:
 
   Attributes:
     graph: what `merge` needs to put the system together again.
-    trained: the parameters that the run changes, float32.
+    trained: the parameters that the run changes, at least float32.
     frozen: everything else, never copied.
     axes, frozen_axes: the logical axes of every array of both.
   """
@@ -124,8 +124,15 @@ class Objective:
         f"distillation {self.distillation}, label_weight {self.label_weight}"
       )
 
-  def __call__(self, system: System, batch: Batch) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """The loss summed over the batch's target tokens, and sums of what is reported."""
+  def __call__(
+    self, system: System, batch: Batch, *, bos: bool = False
+  ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """The loss summed over the batch's target tokens, and sums of what is reported.
+
+    Args:
+      system, batch: what answers what.
+      bos: queries begin with BOS, which a model that reads the support before them has read.
+    """
     logits = system(batch)
     loss = losses.token_losses(logits, batch.targets, batch.weights).sum()
     exact = losses.exact_matches(logits, batch.targets, batch.weights)
@@ -138,7 +145,8 @@ class Objective:
     total = self.label_weight * loss
     if self.distillation:
       context = InContext()(system.downstream, batch.support)
-      teacher = system.downstream(batch.query, context)
+      query = batch.query.continued() if bos else batch.query
+      teacher = system.downstream(query, context)
       sums["kl"] = losses.divergences(logits, teacher, batch.weights).sum()
       total += self.distillation * sums["kl"]
     return total, sums
@@ -147,7 +155,7 @@ class Objective:
 def make_train_step(
   graph: Any,
   optimizer: optax.GradientTransformation,
-  objective: Objective,
+  objective: Callable[[System, Batch], tuple[jax.Array, dict[str, jax.Array]]],
   accumulate: int = 1,
   lying: tuple[Tree, Tree] | None = None,
 ) -> Callable[[Tree, Tree, Tree, Batch], tuple[Tree, Tree, dict[str, jax.Array]]]:
@@ -157,7 +165,8 @@ def make_train_step(
   loss stays the mean over all target tokens of the batch.
 
   Args:
-    graph, optimizer, objective: of the system, as `split` took it apart.
+    graph, optimizer: of the system, as `split` took it apart.
+    objective: an `Objective`.
     accumulate: the number of parts.
     lying: the shardings that trained and state keep; XLA's choice where None.
   """

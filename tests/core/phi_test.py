@@ -10,6 +10,7 @@ import pytest
 from hyperjax.core import phi as phi_lib
 from hyperjax.core.phi import LowRank, Prefix
 from tests.models import tiny, tiny_t5
+from tests.trees import assert_equal
 
 Q, V, PREFIX = "decoder.self.q", "decoder.self.v", "decoder.self.prefix"
 
@@ -34,11 +35,6 @@ def replaced(phi, site, node):
   out = without(phi)
   phi_lib.insert(out, site, node)
   return out
-
-
-def assert_equal(a, b):
-  assert jax.tree.structure(a) == jax.tree.structure(b)
-  jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
 def test_a_child_gets_its_part_and_none_stays_none():
@@ -185,6 +181,12 @@ def test_a_whole_prefix_is_real_up_to_its_length():
   assert phi_lib.whole_prefix(key, key).length.tolist() == [[4, 4]] * 3
   prefix = phi_lib.whole_prefix(key, key, jnp.asarray([1, 3]))
   assert prefix.length.tolist() == [[1, 3]] * 3 and prefix.length.dtype == jnp.int32
+
+
+def test_unknown_positions_of_a_prefix_are_named():
+  message = r"Prefix.positions must be one of \('none', 'before'\), not 'after'"
+  with pytest.raises(ValueError, match=message):
+    Prefix(1, 2, 3, "after")
 
 
 def test_nodes_are_trees_whose_scale_is_static():

@@ -90,7 +90,7 @@ def test_angles_are_float32_under_bfloat16_activations():
   """In bfloat16 position 1001 would be 1000."""
   x, at = jnp.asarray(random(1, 1, 8), jnp.bfloat16), jnp.asarray([1001])
   frequencies = tuple(rope_frequencies(8, 1e4))
-  ours = rotate(x, rotation(at, frequencies))
+  ours = rotate(x, rotation(at, frequencies, x.dtype))  # as a model asks for it
   assert ours.dtype == jnp.bfloat16
   exact = turn(np.asarray(x, np.float64), np.asarray(at), np.asarray(frequencies))
   np.testing.assert_allclose(np.asarray(ours, np.float64), exact, atol=0.02)

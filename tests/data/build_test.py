@@ -28,6 +28,7 @@ from hyperjax.data.caclm import CaclmConfig, CaclmStream
 from hyperjax.data.episodes import EpisodeConfig, TrainStream
 from hyperjax.data.loader import Loader
 from hyperjax.data.manifest import DataConfig, Manifest
+from hyperjax.data.rows_source import FEATURES
 from hyperjax.data.store import Store
 from hyperjax.tasks import c4, fewshot, text
 from tests.data.fakes import PROMPT, Bytes
@@ -312,8 +313,9 @@ def test_a_changed_source_names_the_command(source, tmp_path):
   build(wanted, out)
   assert ensure(wanted, out).tasks == ("four.choice", "four.plain")
   write_tasks(source, plain=[*words(), {"input": "six", "output": "six"}])
-  with pytest.raises(ValueError, match="the source of task 'four.plain' has changed. Rebuild it: "
-                     "hyperjax data --config_json .*out.config.json --out .*out"):
+  with pytest.raises(ValueError, match="the source of task 'four.plain' has changed. Name another "
+                     "DATA_DIR, or rebuild it: hyperjax data --config_json .*out.config.json --out "
+                     ".*out"):
     ensure(wanted, out)
   assert len(build(wanted, out).store("four.plain", "train")) == 6
   ensure(wanted, out)
@@ -490,6 +492,20 @@ def test_empty_targets_and_unknown_names_are_errors(tmp_path, registered):
   assert not list(tmp_path.glob("out/stores/*"))
 
 
+@pytest.mark.parametrize("options, message", [
+  ([["x", "y"], ["x", " "]], "example 1: one of its options is empty: ['x', ' ']."),
+  ([["x", "y"], ["y", "z"]], "example 1: its target 'x' is none of its options ['y', 'z']."),
+  ([["x"], ["x"]],
+   "example 0: 'x' is its one option: give it at least two, or none at all."),
+])  # fmt: skip
+def test_options_that_no_ranking_can_use_are_refused(tmp_path, registered, options, message):
+  rows = {"inputs": ["a", "b"], "targets": ["x", "x"], "options": options}
+  registered("unranked", rows, features={name: FEATURES[name] for name in rows})
+  with pytest.raises(ValueError) as error:
+    build(DataConfig("unranked", "bytes", prompt=PROMPT), tmp_path / "out")
+  assert str(error.value) == f"unranked train, {message}"
+
+
 def test_a_text_folder_serves_caclm(tmp_path):
   (tmp_path / "text").mkdir()
   (tmp_path / "text" / "book.txt").write_text("all work and no play\n" * 40)
@@ -549,8 +565,9 @@ def test_a_changed_module_is_noticed(my_module, tmp_path):
   build(MINE, out)
   assert ensure(MINE, out).tasks == ("mine",)
   my_module("other")
-  with pytest.raises(ValueError, match="out: the task module 'my_task_module' has changed. Rebuild "
-                     "it: hyperjax data --config_json .*out.config.json --out .*out"):
+  with pytest.raises(ValueError, match="out: the task module 'my_task_module' has changed. Name "
+                     "another DATA_DIR, or rebuild it: hyperjax data --config_json "
+                     ".*out.config.json --out .*out"):
     ensure(MINE, out)
   assert decoded(build(MINE, out).store("mine", "train"), 0) == ("a=", "other;")
   assert ensure(MINE, out).tasks == ("mine",)
@@ -561,6 +578,20 @@ def test_a_changed_module_is_noticed(my_module, tmp_path):
   del values["modules"]  # as older ones
   (out / "manifest.json").write_text(json.dumps(values))
   assert ensure(MINE, out).tasks == ("mine",)
+
+
+def test_a_modules_register_is_called_once_and_only_as_it_is(my_module, tmp_path):
+  """A second call may find the tasks there; one that takes arguments is the module's own."""
+  my_module("b")
+  file = tmp_path / "my_task_module.py"
+  text = file.read_text().replace('if "mine" not in seqio.TaskRegistry.names()', "if True")
+  file.write_text(text)
+  for name in ("one", "two"):
+    assert build(MINE, tmp_path / name).tasks == ("mine",)
+  my_module("b")
+  file.write_text(text.replace("def register()", "def register(name)"))
+  with pytest.raises(ValueError, match="No task or mixture 'mine' is registered"):
+    build(MINE, tmp_path / "three")
 
 
 def test_a_version_vouches_for_a_module(my_module, tmp_path):
@@ -615,6 +646,8 @@ def test_json_round_trip_of_a_configuration(source):
   assert DataConfig.from_json(json.loads(json.dumps(wanted.to_json()))) == wanted
   with pytest.raises(ValueError, match="splits must be a list, not 'train'"):
     config(source, "ten", splits="train")
+  with pytest.raises(ValueError, match="splits is empty"):
+    config(source, "ten", splits=[])
 
 
 def test_stores_are_named_by_what_they_hold(source, tmp_path):

@@ -54,7 +54,7 @@ def test_every_window_comes_once_in_an_epoch_and_none_overlap(manifest):
     )
     assert [start < 1200 for start in starts] == [True] * 3 + [False] * 2
     assert all(b - a >= 32 for a, b in zip(starts, starts[1:], strict=False))
-  assert stream.short_documents == {"text.a": 1}
+  assert stream.remark == "Documents shorter than WINDOW 32 are not read: 1 of text.a."
 
 
 def test_an_episode_depends_on_seed_step_and_row_only(manifest):
@@ -76,6 +76,13 @@ def test_examples_are_no_documents(tmp_path):
   manifest = write_folder(tmp_path, {"few": numbered(5)})
   with pytest.raises(ValueError, match="'few' has inputs"):
     CaclmStream(manifest, CaclmConfig(), seed=0, batch_size=1)
+
+
+@pytest.mark.parametrize("row", [-1, 4])
+def test_a_row_outside_the_batch_is_refused(manifest, row):
+  stream = CaclmStream(manifest, CaclmConfig(16), seed=0, batch_size=4)
+  with pytest.raises(IndexError, match=f"Row {row} is outside the batch of 4"):
+    stream.episode(0, row)
 
 
 def test_configuration_errors():

@@ -7,12 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hyperjax.data.episodes import (
-  EpisodeConfig,
-  Sampler,
-  TrainStream,
-  derange,
-)
+from hyperjax.data import shuffling
+from hyperjax.data.episodes import EpisodeConfig, Sampler, TrainStream
 from hyperjax.data.eval_episodes import eval_episodes, other_tasks
 from hyperjax.data.shapes import BatchShape
 from tests.data.fakes import PROMPT, Bytes, numbered, write_folder
@@ -163,6 +159,19 @@ def test_documents_have_no_episodes(tmp_path):
     TrainStream(manifest, EpisodeConfig(), seed=0, batch_size=1)
 
 
+@pytest.mark.parametrize("row", [-1, 4])
+def test_a_row_outside_the_batch_is_refused(manifest, row):
+  stream = TrainStream(manifest, EpisodeConfig(num_shots=2), seed=0, batch_size=4)
+  with pytest.raises(IndexError, match=f"Row {row} is outside the batch of 4"):
+    stream.episode(0, row)
+
+
+def test_an_unknown_split_is_named(manifest):
+  config = EpisodeConfig(num_shots=2, split="dev")
+  with pytest.raises(ValueError, match=r"Task 'a.one' has no split 'dev' in .*: \['train'\]"):
+    TrainStream(manifest, config, seed=0, batch_size=1)
+
+
 def test_include_and_exclude_take_tasks_and_families(manifest):
   def tasks(**chosen):
     config = EpisodeConfig(num_shots=2, **chosen)
@@ -210,11 +219,71 @@ def test_the_support_of_another_task(manifest):
 
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=12), st.integers(0, 99))
 def test_a_derangement_moves_all_values_where_it_can(values, seed):
-  order = derange(values, np.random.default_rng(seed))
+  order = shuffling.derange(values, np.random.default_rng(seed))
   assert sorted(order) == list(range(len(values)))
   kept = sum(values[i] == values[j] for i, j in enumerate(order))
   most = max(collections.Counter(values).values())
   assert kept == max(0, 2 * most - len(values))
+
+
+def test_classes_change_places_at_random(tmp_path):
+  # Of two balanced classes a derangement would only exchange the names.
+  rows = [{"input": str(i), "output": str(i % 2)} for i in range(40)]
+  manifest = write_folder(tmp_path, {"t": rows})
+  store, ids = manifest.store("t", "train"), list(range(12))
+  own = [store.target(i).tolist() for i in ids]
+  kept = []
+  for seed in range(200):
+    moved = [t.tolist() for t in shuffling.targets(store, ids, np.random.default_rng(seed))]
+    assert sorted(moved) == sorted(own)
+    kept.append(sum(map(list.__eq__, moved, own)))
+  assert 5.5 < np.mean(kept) < 6.5  # as many as by chance
+  # Three outputs of four: as few as possible stay.
+  for seed in range(20):
+    moved = shuffling.targets(store, [0, 1], np.random.default_rng(seed))
+    assert [t.tolist() for t in moved] == [own[1], own[0]]
+
+
+def test_episodes_of_one_query_are_not_shuffled(tmp_path):
+  with pytest.raises(ValueError, match=r"shuffled is 0.5 .*num_queries=1.*NUM_QUERIES to 2"):
+    EpisodeConfig(num_queries=1, shuffled=0.5)
+  # Four of five examples are its support: one is left for a query.
+  manifest = write_folder(tmp_path, {"t": numbered(5)})
+  streams = [
+    EpisodeConfig(num_shots=4, num_queries=3, shuffled=share).stream(manifest, seed=3, batch_size=2)
+    for share in (0.0, 1.0)
+  ]
+  for step in range(5):
+    plain, shuffled = (text_of(stream.episode(step, 0)) for stream in streams)
+    assert plain == shuffled
+
+
+def test_a_definition_that_does_not_fit_is_refused_at_the_start(tmp_path):
+  rows = [{**row, "definition": "Count. " * 8} for row in numbered(9)]
+  manifest = write_folder(tmp_path, {"plain": numbered(9), "t": rows})
+  make = lambda support: EpisodeConfig(num_shots=3, num_queries=2, limit=(support, 64, 16))
+  with pytest.raises(ValueError, match=r"Task 't': its definition has up to \d+ tokens.*for 48"):
+    make(48).stream(manifest, seed=0, batch_size=1)
+  make(80).stream(manifest, seed=0, batch_size=1)
+
+
+def test_what_the_limit_cuts_is_said(tmp_path):
+  long = [{"input": f"{i}", "output": "many words " * 4} for i in range(9)]
+  manifest = write_folder(tmp_path, {"plain": numbered(9), "t": long})
+  make = lambda *limit: EpisodeConfig(num_shots=3, num_queries=2, limit=limit).stream(
+    manifest, seed=0, batch_size=1
+  )
+  assert make(512, 64, 64).remark == ""
+  assert make(512, 64, 16).remark == (
+    "EPISODE_LIMIT (512, 64, 16) cuts targets of 1 tasks, such as t: a cut target has no end, a "
+    "cut input no beginning."
+  )
+  assert "targets of 1 tasks, such as t and inputs of 1 tasks" in make(512, 16, 16).remark
+
+
+def text_of(episode):
+  """Its support and its queries' targets."""
+  return episode.support.tolist(), [query.target.tolist() for query in episode.queries]
 
 
 def test_other_tasks_leave_the_family():

@@ -227,6 +227,23 @@ def test_no_seed_is_refused():
     dataclasses.replace(CONFIG, seeds=())
 
 
+@pytest.mark.parametrize("field, value", [("seeds", 3), ("include", "short"), ("exclude", "short")])
+def test_what_is_no_list_is_refused(manifest, field, value):
+  """Of a text, each letter would be taken for a name."""
+  config = dataclasses.replace(CONFIG)
+  object.__setattr__(config, field, value)  # past the tests' own check of types
+  with pytest.raises(ValueError, match=f"^EvalConfig: {field} must be a list, not {value!r}"):
+    config.__post_init__()
+  if field != "seeds":
+    with pytest.raises(ValueError, match=f"^{field} must be a list, not 'short'"):
+      manifest.select(**{field: value})
+
+
+def test_a_list_is_as_good_as_a_tuple():
+  same = dataclasses.replace(CONFIG, seeds=[0, 1], include=["short"])
+  assert same == dataclasses.replace(CONFIG, include=("short",)) and hash(same)
+
+
 # ---- Supports that are there already ------------------------------------------------------------
 
 

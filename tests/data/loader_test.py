@@ -149,7 +149,7 @@ def test_real_tokens_are_those_of_the_episodes(stream):
 
 def test_an_error_in_the_thread_surfaces_in_the_loop(stream):
   class Broken:
-    batch_size, layout = 4, stream.layout
+    batch_size, layout, remark = 4, stream.layout, ""
     bucket = stream.bucket
 
     def episode(self, step, row):

@@ -48,6 +48,24 @@ def test_targets_that_no_answer_can_be_are_remarked_on():
   assert "answer, EOS: 1 of t0, " in found and "1 of t4 and 3 more tasks; take its text" in found
 
 
+@pytest.mark.parametrize("ids, expected", [
+  ([10, 11, 7, 8], [10, 11]),
+  ([10, 11], [10, 11]),
+  ([10, 0, 11, 7, 8], [10]),
+  ([7, 8], []),
+  ([8], [8]),
+  ([], []),
+])
+def test_a_text_ends_before_terminator_or_eos(ids, expected):
+  class Letters(Bytes):
+    eos_id = 0
+
+    def decode(self, ids):
+      return " " + ",".join(map(str, ids))
+
+  assert prompts.text_of(ids, (7, 8), Letters()) == ",".join(map(str, expected))
+
+
 def test_braces_in_a_text_stay_as_they_are():
   assert FORMATS["qa"].render_input("{target} {0}") == "Q: {target} {0}\nA:"
 

@@ -19,6 +19,21 @@ def test_lines_have_their_places(tmp_path):
   assert list(rows.lines("elsewhere", io.BytesIO(b"x"))) == [("elsewhere, line 1", "x")]
 
 
+def test_a_byte_order_mark_is_no_text(tmp_path):
+  """In front of the first line alone, as Windows' editors write it."""
+  mark = "\ufeff".encode()
+  for name, contents in (("a.jsonl", b'{"input": "x"}\n'), ("a.json", b'[{"input": "x"}]')):
+    (tmp_path / name).write_bytes(mark + contents)
+    assert [row.fields for row in rows.read(tmp_path / name, ["input"])] == [{"input": "x"}]
+  (tmp_path / "a.txt").write_bytes(mark + b"x\n" + mark + b"y")
+  assert [line for _, line in rows.lines(tmp_path / "a.txt")] == ["x\n", "\ufeffy"]
+  (tmp_path / "a.txt").write_bytes(mark)
+  assert [line for _, line in rows.lines(tmp_path / "a.txt")] == [""]
+  (tmp_path / "a.txt").write_bytes(mark + b"\xff")
+  with pytest.raises(ValueError, match=r"a\.txt, line 1: not UTF-8"):
+    list(rows.lines(tmp_path / "a.txt"))
+
+
 def test_a_file_that_cannot_be_read_is_named(tmp_path):
   with pytest.raises(FileNotFoundError, match=r"no\.json does not exist"):
     rows.document(tmp_path / "no.json")

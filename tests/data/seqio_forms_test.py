@@ -13,8 +13,14 @@ from hyperjax.data.episodes import EpisodeConfig
 from hyperjax.data.eval_episodes import eval_episodes
 from hyperjax.data.loader import Loader
 from hyperjax.data.manifest import Manifest
-from hyperjax.data.seqio_forms import FEATURES, register_eval_forms, register_train_form
-from tests.data.fakes import Bytes, numbered, write_folder
+from hyperjax.data.seqio_forms import (
+  FEATURES,
+  _Answers,
+  register_eval_forms,
+  register_train_form,
+)
+from hyperjax.data.vocabularies import ByteVocabulary
+from tests.data.fakes import PROMPT, Bytes, numbered, write_folder
 
 
 def flat(stream, steps):
@@ -142,6 +148,13 @@ def test_forms_are_cached_and_read_back_by_seqio(tmp_path, cache_dir):
       task.get_dataset(None, split, shuffle=False, use_cached=cached)
     )
     assert read(True) == read(False) and read(True)
+
+
+def test_an_answer_is_read_up_to_an_eos():
+  vocabulary = ByteVocabulary()
+  answer, more = vocabulary.encode_batch(["one", "two;"])
+  answers = _Answers(vocabulary, PROMPT)
+  assert answers.decode([*answer, vocabulary.eos_id, *more]) == answers.decode(answer) == "one"
 
 
 def test_seqio_evaluates_a_form(tmp_path):

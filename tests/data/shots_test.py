@@ -1,6 +1,7 @@
 """So many examples of each class: counts, queries, order, and what is refused."""
 
 import collections
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from hyperjax.data.eval_episodes import eval_episodes
 from hyperjax.data.eval_sets import EvalConfig
 from hyperjax.data.shots import PerClass
 from hyperjax.data.store import Store
-from tests.data.fakes import Bytes, Cased, write_examples, write_folder
+from tests.data.fakes import Bytes, Cased, numbered, write_examples, write_folder
 
 
 def labelled(**sizes: int) -> list[dict]:
@@ -99,6 +100,19 @@ def test_a_number_in_all_is_drawn_by_the_same_permutation_as_ever(manifest):
     manifest, "three", num_shots=num_shots, num_queries=2, max_queries=2, seed=7
   )[0].support_ids
   assert draw(5) == (20, 2, 33, 39, 5)
+  of_each = shots.Supports(PerClass(2), manifest.store("three", "train"))
+  assert of_each.draw([], 2, (7, "evaluation")) == [17, 5, 37, 39, 10, 1]
+
+
+def test_free_texts_are_refused_before_each_is_a_class_of_its_own(tmp_path, monkeypatch):
+  manifest = write_folder(tmp_path, {"free": numbered(200)})
+  made = Mock(wraps=shots.Pool)
+  monkeypatch.setattr(shots, "Pool", made)
+  for number in (1, 4):
+    config = EpisodeConfig(num_shots=PerClass(number))
+    with pytest.raises(ValueError, match=r"'train' has 1 examples of the class of example 0, with"):
+      TrainStream(manifest, config, seed=0, batch_size=1)
+  assert made.call_count == 2
 
 
 def test_supports_of_other_lengths_fit(manifest):

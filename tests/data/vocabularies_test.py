@@ -232,6 +232,15 @@ def test_a_gguf_llama3_tokenizer_adds_bos_and_keeps_up_to_three_digits(monkeypat
   assert [s for s, _ in split] == ["it", "'s", "Ġ", "123", "45", "ĊĊ", "Ġx"]
 
 
+def test_a_sentencepiece_model_without_eos_is_refused(tmp_path):
+  sentencepiece.SentencePieceTrainer.train(
+    sentence_iterator=iter(CORPUS), model_prefix=str(tmp_path / "endless"), vocab_size=150,
+    model_type="unigram", hard_vocab_limit=False, eos_id=-1,
+  )
+  with pytest.raises(ValueError, match="endless.model has no EOS token"):
+    vocabularies.load(tmp_path / "endless.model")
+
+
 def test_what_is_not_a_tokenizer_is_refused(tmp_path):
   message = "none of tokenizer.json, tokenizer.model, spiece.model"
   with pytest.raises(FileNotFoundError, match=message):
@@ -241,6 +250,9 @@ def test_what_is_not_a_tokenizer_is_refused(tmp_path):
     vocabularies.load(tmp_path)
   fast_folder(tmp_path, settings={"eos_token": "<end>"})
   with pytest.raises(ValueError, match="'<end>' is not in the tokenizer's vocabulary"):
+    vocabularies.load(tmp_path)
+  fast_folder(tmp_path, settings={"eos_token": "</s>", "add_bos_token": True})
+  with pytest.raises(ValueError, match="is set to add a BOS token, but names none"):
     vocabularies.load(tmp_path)
   for name in ("tokenizer_config.json", "tokenizer.json"):
     fast_folder(tmp_path, settings={"eos_token": "</s>"})

@@ -191,7 +191,7 @@ def test_its_phi_is_what_the_specs_describe(name):
     t5.phi_spec([CROSS], prefix_length=3, positions="none"),
   )
   if name == "lora":
-    spec = phi_lib.merge(spec, t5.phi_spec(ATTENTION, rank=2, alpha=32.0))
+    spec = phi_lib.merge(spec, t5.phi_spec(ATTENTION, rank=2, alpha=16.0))
     assert all(phi_lib.sites(phi)[site].a.shape[1] == 1 for site in ATTENTION)
   phi_lib.check(phi, spec)
   assert phi_lib.sites(phi)[ENCODER].key.shape[1] == 2

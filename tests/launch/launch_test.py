@@ -462,6 +462,23 @@ class TestRefusals:
       f"MODEL_DIR is {folder}, but {files}/locked may not be written to: name another folder."
     )
 
+  def test_the_folder_of_another_commands_run_is_refused_before_the_work(
+    self, files, capsys, toy
+  ):
+    (files / "out").mkdir()
+    config = files / "out" / "config.gin"
+    config.write_text(command_line.header("hyperjax.evaluate", "hyperjax evaluate 'a\nb'"))
+    before = len(toy.CALLS), config.read_text()
+    assert refused(capsys, *settings()) == (
+      "MODEL_DIR is out, the folder of a run of hyperjax evaluate (its config.gin says so): name "
+      "another folder, such as out/toy_project.train."
+    )
+    assert (len(toy.CALLS), config.read_text()) == before
+    assert [path.name for path in config.parent.iterdir()] == ["config.gin"]
+    config.write_text("A = 1\n")  # whose it is, it does not say
+    assert start(*settings()) == 0 == start(*settings())  # its own run goes on
+    assert len(toy.CALLS) == before[0] + 2
+
   def test_runs_of_several_processes_may_be_in_a_bucket_and_nowhere_else(self, files, capsys):
     message = refused(capsys, *settings(folder="s3://mine/run"), distributed=True)
     assert message.startswith("MODEL_DIR is s3://mine/run, not a folder or a gs:// address: mount")

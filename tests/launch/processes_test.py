@@ -1,7 +1,6 @@
 """Flags of several processes, and two real ones: joined, stopped together, ended by a failure."""
 
 import pathlib
-import socket
 import subprocess
 import sys
 
@@ -10,6 +9,7 @@ import pytest
 
 from hyperjax import launch
 from hyperjax.launch import processes
+from tests import ports
 
 ROOT = pathlib.Path(launch.__file__).resolve().parents[2]
 TIMEOUT = 120  # seconds, for a machine that is busy
@@ -108,9 +108,7 @@ def start(tmp_path):
 
   def both(fails: int, heartbeat: int) -> list[subprocess.Popen]:
     (tmp_path / "several.py").write_text(COMMAND.format(heartbeat=heartbeat))
-    with socket.socket() as free:
-      free.bind(("localhost", 0))
-      address = f"localhost:{free.getsockname()[1]}"
+    address = f"localhost:{ports.free()}"
     for process in (0, 1):
       arguments = [
         f"--gin.MODEL_DIR={tmp_path / str(process)}", "--gin.several.go.folder=%MODEL_DIR",

@@ -19,6 +19,7 @@ from safetensors.numpy import load_file, save_file
 from hyperjax.core.positions import Llama3Scaling, rope_frequencies
 from hyperjax.models import families, weights
 from hyperjax.models.llama import Llama, LlamaConfig
+from tests.models import sizes
 
 CONFIG = LlamaConfig(
   vocab_size=50, d_model=32, num_layers=3, num_heads=4, num_kv_heads=2, head_dim=8, d_mlp=64,
@@ -321,6 +322,15 @@ def test_gguf_of_another_family_or_with_unknown_settings_is_refused(folder, tmp_
     families.load(tmp_path / "c.gguf")
 
 
+def test_a_gguf_whose_tensors_are_cut_short_is_refused(folder, tmp_path):
+  file = tmp_path / "m.gguf"
+  write_gguf(file, CONFIG, folder)
+  whole = file.read_bytes()
+  file.write_bytes(whole[: len(whole) // 2])
+  with pytest.raises(ValueError, match=r"m.gguf is cut short: tensor '\S+' ends at byte \d+$"):
+    families.load(file)
+
+
 def test_gguf_rope_frequencies_are_a_known_scaling_or_refused(folder, tmp_path):
   scaling = Llama3Scaling(32.0, 1.0, 4.0, 8192)
   wide = dataclasses.replace(CONFIG, rope_theta=5e5)
@@ -333,17 +343,6 @@ def test_gguf_rope_frequencies_are_a_known_scaling_or_refused(folder, tmp_path):
     families.read_config(tmp_path / "n.gguf")
 
 
-PUBLISHED = {
-  "smollm2_135m": 134_515_008,
-  "smollm2_360m": 361_821_120,
-  "tinyllama_1b": 1_100_048_384,
-  "llama2_7b": 6_738_415_616,
-  "llama2_13b": 13_015_864_320,
-  "llama2_70b": 68_976_648_192,
-  "llama3_8b": 8_030_261_248,
-}
-
-
 def gin_model(name: str) -> tuple[LlamaConfig, str]:
   gin.parse_config((MODELS / f"{name}.gin").read_text())
   config = gin.query_parameter("MODEL/gin.macro.value").scoped_configurable_fn()
@@ -352,16 +351,16 @@ def gin_model(name: str) -> tuple[LlamaConfig, str]:
   return config, source
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", sizes.LLAMA)
 def test_the_gin_files_describe_the_published_models(name):
   config, source = gin_model(name)
   assert source != "random"
   model = nnx.eval_shape(lambda: Llama(config, rngs=nnx.Rngs(0)))
-  assert sum(x.size for x in jax.tree.leaves(nnx.state(model))) == PUBLISHED[name]
+  assert sum(x.size for x in jax.tree.leaves(nnx.state(model))) == sizes.LLAMA[name]
 
 
 def test_every_gin_file_of_a_model_is_tested():
-  assert {p.stem for p in MODELS.glob("llama*.gin")} <= PUBLISHED.keys() | {"llama_tiny"}
+  assert {p.stem for p in MODELS.glob("llama*.gin")} <= sizes.LLAMA.keys() | {"llama_tiny"}
   config, source = gin_model("llama_tiny")
   assert families.load(source, config=config).config == config
 

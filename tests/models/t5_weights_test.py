@@ -16,6 +16,7 @@ from safetensors.numpy import load_file, save_file
 from hyperjax.models import families, tensor_files, weights
 from hyperjax.models.llama import LlamaConfig
 from hyperjax.models.t5 import T5Config
+from tests.models import sizes
 
 CONFIG = T5Config(
   vocab_size=50, d_model=16, num_encoder_layers=2, num_decoder_layers=3, num_heads=2, head_dim=12,
@@ -236,15 +237,6 @@ def test_another_family_or_model_than_configured_is_refused(folder):
     families.load(folder, config=dataclasses.replace(CONFIG, start_id=4))
 
 
-# Of the checkpoints: the sum of their tensors, embeddings that are the head counted once.
-PUBLISHED = {
-  "small": 76_961_152, "base": 247_577_856, "large": 783_150_080, "xl": 2_849_757_184,
-  "xxl": 11_135_332_352,
-}
-SIZES = {f"{kind}_{size}": (size, n) for kind in ("t5_1_1", "flan_t5")
-         for size, n in PUBLISHED.items()}  # fmt: skip
-
-
 def gin_model(name: str):
   gin.parse_config((MODELS / f"{name}.gin").read_text())
   config = gin.query_parameter("MODEL/gin.macro.value").scoped_configurable_fn()
@@ -253,10 +245,10 @@ def gin_model(name: str):
   return config, source
 
 
-@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize("name", sizes.T5)
 def test_the_gin_files_describe_the_published_models(name):
   config, source = gin_model(name)
-  size, count = SIZES[name]
+  size, count = name.split("_")[-1], sizes.T5[name]
   assert source == (
     f"google/t5-{size}-lm-adapt" if name.startswith("t5") else f"google/flan-t5-{size}"
   )
@@ -269,6 +261,6 @@ def test_the_gin_files_describe_the_published_models(name):
 
 def test_every_gin_file_of_a_published_t5_is_tested():
   files = [*MODELS.glob("t5_1_1_*"), *MODELS.glob("flan_t5_*")]
-  assert {file.stem for file in files} == SIZES.keys()
+  assert {file.stem for file in files} == sizes.T5.keys()
   config, source = gin_model("t5_tiny")
   assert families.load(source, config=config).config == config

@@ -310,6 +310,14 @@ def test_one_error_with_its_place_and_no_store_spoilt(tmp_path, name, fault):
   assert found.startswith(place) and re.search(message, found), found
 
 
+@pytest.mark.parametrize("name", ["fewshot", "symbol_tuning", "metaicl"])
+def test_an_error_behind_rows_that_are_written_leaves_no_store(tmp_path, monkeypatch, name):
+  monkeypatch.setattr(build_lib, "_CHUNK", 1)
+  source, file = READERS[name].write(tmp_path / "data")
+  cut(file)
+  assert refused(source, tmp_path / "out").startswith(f"{file}, line 4: not JSON")
+
+
 @pytest.mark.parametrize("name", READERS)
 def test_a_file_that_changes_while_it_is_read(tmp_path, monkeypatch, name):
   """It becomes unreadable at once: what is wrong with it then is not the point."""
@@ -359,7 +367,7 @@ def test_any_bytes_are_read_or_refused_by_name(tmp_path_factory, load, name, con
   file = tmp_path_factory.getbasetemp() / name
   file.write_bytes(contents)
   try:
-    found = load(file)
+    found = list(load(file))
   except ValueError as error:
     assert str(file) in str(error) and command_line.raised_by_us(error, "hyperjax.data")
   else:

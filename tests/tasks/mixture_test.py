@@ -9,7 +9,7 @@ from hyperjax import launch
 from hyperjax.data import build as build_lib
 from hyperjax.data import registering
 from hyperjax.data.manifest import DataConfig
-from hyperjax.tasks import fewshot, mixture
+from hyperjax.tasks import fewshot, mixture, registry
 from tests.data.fakes import PROMPT, Bytes
 from tests.tasks import ni_files, p3_files
 from tests.tasks.metaicl_files import write_checkout
@@ -118,6 +118,13 @@ def test_examples_are_counted_where_a_source_does_not_say(tmp_path):
 def test_wrong_parts_are_named(fields, message):
   with pytest.raises(ValueError, match=message):
     mixture.ByExamples(**fields)
+
+
+def test_a_part_without_training_examples_is_named():
+  registry.add_rows("only_asked", "asked", {"test": lambda: []})
+  message = "Mixture 'by_examples': task 'only_asked' has no split 'train'"
+  with pytest.raises(ValueError, match=message):
+    mixture.ByExamples(["only_asked"]).register()
 
 
 P3, NI, METAICL = {"P3_DIR": "d"}, {"NI_DIR": "d"}, {"METAICL_DIR": "d"}

@@ -2,11 +2,14 @@
 
 import collections
 import dataclasses
+import hashlib
 import json
 import pathlib
 
+import hypothesis
 import pytest
 import seqio
+from hypothesis import strategies as st
 
 from hyperjax import launch
 from hyperjax.data import build as build_lib
@@ -18,7 +21,15 @@ from hyperjax.tasks import symbol_tuning
 from hyperjax.tasks.fewshot import Folder
 from hyperjax.tasks.metaicl import MetaICL
 from hyperjax.tasks.p3 import P3
-from hyperjax.tasks.symbol_tuning import VERSION, SymbolTuning, classes, fewest, letters, tables
+from hyperjax.tasks.symbol_tuning import (
+  VERSION,
+  Labels,
+  SymbolTuning,
+  classes,
+  fewest,
+  letters,
+  tables,
+)
 from tests.data.fakes import PROMPT, Bytes
 from tests.tasks import natural_instructions_test as ni
 from tests.tasks.metaicl_files import write_checkout
@@ -112,6 +123,34 @@ def test_copies_show_other_examples_until_all_are_shown(folder, tmp_path):
   assert [first.input(i).tolist() for i in range(20)] == [
     fourth.input(i).tolist() for i in range(20)
   ]
+
+
+@pytest.mark.parametrize("copies, examples", [(3, 20), (2, 17), (4, 20), (1, 2)])
+def test_copies_are_those_of_all_rows_in_order(folder, tmp_path, monkeypatch, copies, examples):
+  """No more rows are held than they show. Of the 60, some are there twice, some have one input."""
+  rows = [*REVIEWS[:15], *REVIEWS[:15], *REVIEWS[45:], *[{**REVIEWS[0], "output": "no"}] * 15]
+  (pathlib.Path(folder.path) / "reviews.json").write_text(json.dumps(rows))
+  source = SymbolTuning(folder, copies=copies, examples=examples)
+  build(source, tmp_path / "few")
+  first = symbol_tuning._first
+  every = lambda count, *rest: first(10**6, *rest)
+  monkeypatch.setattr(symbol_tuning, "_first", every)
+  build(source, tmp_path / "all")
+  few, whole = (
+    {file.relative_to(out): file.read_bytes() for file in out.rglob("*") if file.is_file()}
+    for out in (tmp_path / "few", tmp_path / "all")
+  )
+  assert few == whole and len(few) > 10
+
+
+@hypothesis.given(st.lists(st.integers(0, 5)), st.integers(1, 9), st.integers(2, 4))
+def test_the_first_rows_are_those_of_a_sort(inputs, copies, examples):
+  rows = [{"inputs": str(x), "number": i} for i, x in enumerate(inputs)]
+  digest_of = lambda row: hashlib.sha256(f"t\0{row['inputs']}".encode()).digest()
+  ordered = sorted(rows, key=digest_of)
+  kept = symbol_tuning._first(copies * examples, "t", iter(rows))
+  for i in range(min(copies * examples, len(rows))):
+    assert kept[i % len(kept)] == ordered[i % len(ordered)]
 
 
 def relabelling(labels, task="t", copy=0, classes=("a", "b")):
@@ -231,10 +270,10 @@ def test_a_file_that_changes_while_it_is_read_is_an_error(folder, tmp_path, monk
   """Also where that happens before the copies are registered."""
   file = pathlib.Path(folder.path) / "topics.json"
 
-  def classes_of(rows):
-    if rows[0]["targets"] in ("art", "law", "war"):
+  def classes_of(splits):
+    if splits[0].targets.keys() == {"art", "law", "war"}:
       file.write_text(json.dumps(TOPICS[1:]))
-    return classes(rows)
+    return classes(splits)
 
   monkeypatch.setattr(symbol_tuning, "classes", classes_of)
   source = SymbolTuning(dataclasses.replace(folder, include=["topics"]), copies=1)
@@ -262,13 +301,28 @@ def test_only_tasks_of_two_classes_can_be_flipped(folder, tmp_path):
 
 
 def test_what_classification_is():
-  def rows(targets, options=()):
-    return [{"inputs": "", "targets": t, "options": list(options)} for t in targets]
+  def split(targets, options=(), most=3):
+    labels = Labels(most)
+    row = {"inputs": "", "options": list(options), "definition": ""}
+    assert len(list(labels.watch({**row, "targets": t} for t in targets))) == len(targets)
+    return labels
 
-  assert classes(rows("abab")) == ["a", "b"]
-  assert classes(rows("aba")) == []  # "b" is answered once: an open question
-  assert classes(rows("ab", "abc")) == ["a", "b", "c"]
-  assert classes([{"targets": "text"}]) == [] == classes([])
+  assert classes([split("abab")]) == classes([split("ab"), split("ba")]) == ["a", "b"]
+  assert classes([split("aba")]) == []  # "b" is answered once: an open question
+  assert classes([split("ab", "abc")]) == classes([split("a", "ac"), split("b")]) == ["a", "b", "c"]
+  assert classes([split("")]) == [] == classes([])
+
+
+def test_what_is_no_classification_is_not_read_to_its_end():
+  row = {"inputs": "", "options": [], "definition": ""}
+  for rows, kept in (
+    ([{**row, "targets": t} for t in "aabcdd"], 4),  # four labels
+    ([{**row, "targets": "a", "options": options} for options in ("ab", "abcd", "a")], 1),
+    ([{"targets": "text", "options": [], "definition": ""}] * 2, 0),  # language modelling
+  ):
+    labels, source = Labels(3), iter(rows)
+    assert len(list(labels.watch(source))) == kept and len(list(source)) == len(rows) - kept - 1
+    assert classes([labels]) == classes([labels, Labels(3)]) == []
 
 
 def test_tasks_of_metaicl(tmp_path):

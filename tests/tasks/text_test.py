@@ -13,6 +13,11 @@ def test_a_file_is_one_document_or_several(tmp_path):
   assert load(file, "\n\n\n") == ["one", "two\nlines"]
 
 
+def test_a_byte_order_mark_is_no_text(tmp_path):
+  (tmp_path / "a.txt").write_bytes("\ufeffone".encode())
+  assert load(tmp_path / "a.txt") == ["one"]
+
+
 def test_a_long_document_is_cut_at_line_ends(tmp_path, monkeypatch):
   monkeypatch.setattr(text, "MAX_CHARACTERS", 10)
   file = tmp_path / "a.txt"

@@ -12,6 +12,7 @@ import optax
 import pytest
 
 from hyperjax.training.checkpoints import Checkpoints, abstract, enumerate_leaves
+from tests.trees import assert_equal
 
 TRAINED = {
   "producer": {"gist": jnp.arange(6.0).reshape(2, 3), "update": {"000": jnp.ones([2, 2, 4])}},
@@ -21,11 +22,6 @@ OPTIMIZER = optax.adamw(1e-3)
 
 def scaled(factor):
   return jax.tree.map(lambda x: x * factor, TRAINED)
-
-
-def assert_equal(left, right):
-  assert jax.tree.structure(left) == jax.tree.structure(right)
-  jax.tree.map(np.testing.assert_array_equal, left, right)
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 
@@ -12,6 +11,7 @@ import pytest
 from flax import nnx
 
 from hyperjax.models import families
+from tests import ports
 from tests import tiny as tiny_lib
 from tests.models import tiny
 from tests.training import on_meshes
@@ -128,9 +128,7 @@ def test_splash_attention_on_a_mesh_is_the_einsum():
 
 
 def test_a_batch_is_put_together_from_the_rows_of_each_process():
-  with socket.socket() as s:
-    s.bind(("localhost", 0))
-    port = s.getsockname()[1]
+  port = ports.free()
   both = [started(4, "batch", port, process) for process in (0, 1)]
   try:
     (first, _), (second, _) = map(finished, both)

@@ -86,14 +86,27 @@ def adamw_by_hand(config, p, gradients):
 )
 def test_adamw_is_its_formula(config):
   gradients = [random(s, 5, 4) for s in (1, 2, 3)]
-  ours = run(config.build(100, {}), random(0, 5, 4), gradients)
+  transform = config.build(100, {"w": ("embed", "mlp")})
+  ours = run(transform, {"w": random(0, 5, 4)}, [{"w": g} for g in gradients])["w"]
   np.testing.assert_allclose(ours, adamw_by_hand(config, random(0, 5, 4), gradients), rtol=1e-4)
+
+
+def test_scales_and_biases_do_not_decay():
+  axes = {
+    "kernel": ("embed", "mlp"), "stacked": ("layers", "embed", "mlp"),
+    "bias": ("mlp",), "scale": ("layers", "norm"),
+  }  # fmt: skip
+  sizes = {"kernel": (3, 4), "stacked": (2, 3, 4), "bias": (4,), "scale": (2, 3)}
+  params = {name: random(0, *size) for name, size in sizes.items()}
+  nothing = jax.tree.map(np.zeros_like, params)
+  found = run(AdamW(CONSTANT, weight_decay=0.5).build(10, axes), params, [nothing])
+  changed = {name for name in params if not np.array_equal(found[name], params[name])}
+  assert changed == {"kernel", "stacked"}
 
 
 # name: (shape of one layer, axes). optax factors second moments where two axes reach 128.
 STACKED = {
   "factored": ((130, 140), ("layers", "embed", "mlp")),
-  "attention": ((130, 2, 128), ("layers", "embed", "heads", "head_dim")),
   "unfactored": ((6, 10), ("layers", "phi_embed", "rank")),
   "norm": ((9,), ("layers", "norm")),
 }
@@ -124,6 +137,22 @@ def test_adafactor_takes_a_parameter_without_layers_whole():
   transform = Adafactor(CONSTANT).build(10, {"w": ("vocab", "embed")})
   ours = run(transform, {"w": params}, [{"w": gradient}])
   np.testing.assert_allclose(ours["w"], run(optax.adafactor(0.1), params, [gradient]), rtol=1e-6)
+
+
+def test_adafactor_takes_heads_and_their_size_as_one_axis():
+  axes = {"q": ("layers", "embed", "heads", "head_dim"), "o": ("heads", "head_dim", "embed")}
+  params = {"q": random(0, 2, 160, 4, 40), "o": random(1, 4, 40, 160)}
+  gradients = [{"q": random(i, 2, 160, 4, 40), "o": random(i + 1, 4, 40, 160)} for i in (2, 4)]
+  ours = run(Adafactor(CONSTANT).build(10, axes), params, gradients)
+  for layer in (0, 1):
+    flat = lambda tree, i=layer: tree["q"][i].reshape(160, 160)
+    alone = run(optax.adafactor(0.1), flat(params), list(map(flat, gradients)))
+    np.testing.assert_allclose(flat(ours), alone, rtol=2e-5, atol=1e-6)
+  flat = lambda tree: tree["o"].reshape(160, 160)
+  alone = run(optax.adafactor(0.1), flat(params), list(map(flat, gradients)))
+  np.testing.assert_allclose(flat(ours), alone, rtol=2e-5, atol=1e-6)
+  sizes = {x.shape for x in jax.tree.leaves(Adafactor(CONSTANT).build(10, axes).init(params))}
+  assert {(2, 160), (160,)} <= sizes and not {(2, 160, 4, 40), (4, 40, 160)} & sizes
 
 
 def test_adafactor_factors_second_moments_per_layer():

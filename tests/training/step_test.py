@@ -11,6 +11,7 @@ import pytest
 from flax import nnx
 
 from hyperjax.core import sharding
+from hyperjax.core.batch import DecoderQuery
 from hyperjax.hypermodels.hyperllama import GistConfig, HyperLlamaConfig
 from hyperjax.hypermodels.in_context import InContext
 from hyperjax.hypermodels.tuned import NoPhi
@@ -237,6 +238,19 @@ def test_distillation_is_towards_the_model_that_reads_the_support():
   assert np.isclose(total, 0.5 * sums["loss"] + 2.0 * sums["kl"], rtol=1e-5)
   _, same = run(InContext())
   assert abs(same["kl"]) < 1e-4
+
+
+def test_the_teacher_reads_no_second_bos():
+  model, batch = tiny.llama(), tiny.batch(*BATCH)
+  objective = step.Objective(distillation=1.0, label_weight=0.0)
+  _, sums = objective(step.System(NoPhi(), model), batch, bos=True)
+  q = batch.query
+  behind = DecoderQuery(q.tokens[..., 1:], q.length - 1, q.target_index - 1)
+  assert behind.target_index.min() >= 0
+  teacher = tiny.logits(model, behind, InContext()(model, batch.support))
+  kl = losses.divergences(tiny.logits(model, q), teacher, batch.weights).sum()
+  _, other = objective(step.System(NoPhi(), model), batch)
+  assert np.isclose(sums["kl"], kl, rtol=1e-4) and not np.isclose(other["kl"], kl, rtol=1e-2)
 
 
 @pytest.mark.parametrize("weights", [(-1.0, 1.0), (0.0, 0.0), (1.0, -0.5)])
