@@ -124,6 +124,11 @@ def adapt(args: argparse.Namespace, command: str) -> str:
   runs.check_makes_phi(f"--checkpoint {args.checkpoint}", run.trained, run.inline)
   episode = read_support(examples, run.prompt, run.vocabulary, args.definition)
   layout = layouts.of(run.config.layout, vars(run.vocabulary))
+  if args.definition and len(episode.head) + len(layout.end) >= args.max_tokens:
+    raise ValueError(
+      f"--definition has {len(episode.head)} tokens, which leave none of --max_tokens "
+      f"{args.max_tokens} for examples: raise that, or shorten it"
+    )
   size = min(len(episode.support) + len(layout.end), args.max_tokens)
   shape = shapes.rounded(size, queries=1, query=1, targets=1)
   shape = dataclasses.replace(shape, support=min(shape.support, args.max_tokens))

@@ -161,9 +161,10 @@ def train(
   # Where it starts: this run's newest checkpoint, another run's, or the initial values.
   trained, frozen = parts.trained, parts.frozen
   state, start = step_lib.init_optimizer(transform, trained, mesh), 0
+  bos = manifest.vocabulary["adds_bos"] and not data.inline  # of queries behind a support
   train_step = step_lib.make_train_step(
-    parts.graph, transform, partial(objective, bos=manifest.vocabulary["adds_bos"]),
-    run.accumulate, (lies(trained), lies(state)),
+    parts.graph, transform, partial(objective, bos=bos), run.accumulate,
+    (lies(trained), lies(state)),
   )  # fmt: skip
   del parts, downstream
   checkpoints = Checkpoints(model_dir, fingerprint, data=manifest.identity)

@@ -188,6 +188,9 @@ def test_a_definition_stands_in_front_of_the_examples(base, run_of, examples, tm
   status, out, err = main(capsys, *given)
   assert status == 0, err
   assert f"read   4 examples, {len(episode.support)} tokens" in out
+  status, _, err = main(capsys, *given, "--overwrite", "--max_tokens", len(words))
+  assert status == 1
+  assert f"--definition has {len(episode.head)} tokens, which leave none of --max_tokens" in err
 
 
 def test_outputs_that_no_answer_can_be_are_said(run_of, tmp_path, capsys):

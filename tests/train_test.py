@@ -7,6 +7,7 @@ import os
 import pathlib
 import shutil
 import signal
+import time
 
 import jax
 import numpy as np
@@ -180,6 +181,30 @@ def test_a_finished_run_stays_as_it_is(tiny, capsys):
   assert [json.loads(x) for x in lines.splitlines()] == [
     json.loads(x) for x in (tiny.run / "metrics.jsonl").read_text().splitlines()
   ]
+
+
+def test_what_was_not_measured_any_more_is_measured_on_resuming(tiny, tmp_path, monkeypatch):
+  """The step is saved first: a run that ends while it measures loses no step, and no point."""
+  given = dict(TRAIN_STEPS=4, EVAL_PERIOD=2, CHECKPOINT_PERIOD=100)
+  measure, asked = train.Watch.measure, []
+
+  def ends_at_last(self, *system):
+    asked.append(1)
+    if len(asked) < 3:
+      return measure(self, *system)
+    while not (tmp_path / "run" / "checkpoints" / "4").exists():  # it is written meanwhile
+      time.sleep(0.05)
+    return {}["gone"]
+
+  monkeypatch.setattr(train.Watch, "measure", ends_at_last)
+  with pytest.raises(KeyError, match="gone"):
+    tiny.train(tmp_path / "run", **given)
+  monkeypatch.setattr(train.Watch, "measure", measure)
+  for _ in range(2):  # once
+    assert tiny.train(tmp_path / "run", **given) == 0
+    lines = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+    watched = [line["step"] for line in lines if "held_out/exact_match" in line]
+    assert watched == [0, 2, 4]
 
 
 def test_another_seed_gives_another_run(tiny, tmp_path):

@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   os.environ.update(NO_ACCELERATOR)
   if not any(argument.split("=")[0] == "--config_json" for argument in argv):
     return launch.run(
-      "hyperjax.data.build", "build_parts", argv,
+      "hyperjax.data.build", "build_parts", argv, folder=None,
       flags={"out": "the folder to write; it is DATA_DIR in training"},
     )  # fmt: skip
   open_files.allow_many()

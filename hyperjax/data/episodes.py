@@ -228,17 +228,20 @@ class TrainStream:
 
   def _check_definitions(self, manifest: Manifest) -> None:
     """Refuses tasks whose definition leaves a support no room, as some step would."""
-    for shape, tasks in self.buckets:
-      room = shape.support - len(self.layout.end)
-      for task in tasks:
-        longest = manifest.split(task, self.config.split)["lengths"]["definition"]["max"]
-        head = longest + self._sampler[task].adds_bos
-        if head >= room:
-          raise ValueError(
-            f"Task '{task}': its definition has up to {head} tokens, and a support has room for "
-            f"{room}: raise the first of EPISODE_LIMIT, or leave out the task (exclude) or the "
-            "definitions (NI_DEFINITION)."
-          )
+    for shape, task in ((shape, task) for shape, tasks in self.buckets for task in tasks):
+      lengths, room = manifest.split(task, self.config.split)["lengths"], shape.support
+      head = lengths["definition"]["max"] + self._sampler[task].adds_bos + len(self.layout.end)
+      if head >= room:
+        raise ValueError(
+          f"Task '{task}': its definition has up to {head} tokens, and a support has {room} by "
+          f"{self._bounds}: allow more, or leave out the task (exclude) or the definitions "
+          "(NI_DEFINITION)."
+        )
+
+  @property
+  def _bounds(self) -> str:
+    c = self.config
+    return "EpisodeConfig.shapes" if c.shapes else f"EPISODE_LIMIT {tuple(c.limit)}"
 
   @property
   def remark(self) -> str:
@@ -246,12 +249,9 @@ class TrainStream:
     placed = [(self._lengths[task], s, task) for s, tasks in self.buckets for task in tasks]
     targets = [task for need, shape, task in placed if need.targets > shape.targets]
     inputs = [task for need, shape, task in placed if need.query > shape.query]
-    said = [f"{part} of {len(tasks):,} tasks, such as {tasks[0]}"
-            for part, tasks in (("targets", targets), ("inputs", inputs)) if tasks]  # fmt: skip
-    return "" if not said else (
-      f"EPISODE_LIMIT {tuple(self.config.limit)} cuts {' and '.join(said)}: a cut target has no "
-      "end, a cut input no beginning."
-    )
+    cut = " and ".join(f"{part} of {len(tasks):,} tasks, such as {tasks[0]}"
+                       for part, tasks in (("targets", targets), ("inputs", inputs)) if tasks)
+    return cut and f"{self._bounds} cuts {cut}: targets lose their end, inputs their beginning."
 
   @property
   def shapes(self) -> tuple[BatchShape, ...]:

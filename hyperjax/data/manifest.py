@@ -283,12 +283,13 @@ def digest(values: Any) -> str:
 def file_digest(path: str | os.PathLike) -> str:
   """Returns a hash of a file's name, size and contents."""
   state = os.stat(path)
-  return _file_digest(os.path.abspath(path), state.st_size, state.st_mtime_ns)
+  changed = state.st_mtime_ns, state.st_ctime_ns, state.st_ino
+  return _file_digest(os.path.abspath(path), state.st_size, changed)
 
 
 # Training and held-out tasks may be of one file, and a builder asks before and after it registers.
 @functools.cache
-def _file_digest(path: str, size: int, changed: int) -> str:
+def _file_digest(path: str, size: int, changed: tuple[int, ...]) -> str:
   del changed
   with open(path, "rb") as file:
     contents = hashlib.file_digest(file, "sha256").hexdigest()

@@ -61,10 +61,12 @@ def check(row: Mapping[str, Any], where: str) -> None:
   if "inputs" in row and not row["targets"].strip():
     raise ValueError(f"{where}: its target is empty.")
   if options := row.get("options"):
+    way_out = "Mend it, or leave the task's feature 'options' out."
     if not all(option.strip() for option in options):
-      raise ValueError(f"{where}: one of its options is empty: {options}.")
+      raise ValueError(f"{where}: one of its options is empty: {options}. {way_out}")
     if row["targets"] not in options:
-      raise ValueError(f"{where}: its target {row['targets']!r} is none of its options {options}.")
+      not_there = f"its target {row['targets']!r} is none of its options {options}"
+      raise ValueError(f"{where}: {not_there}. {way_out}")
     if len(options) == 1:  # it would be right whatever the model does
       raise ValueError(
         f"{where}: {options[0]!r} is its one option: give it at least two, or none at all."

@@ -165,7 +165,7 @@ def run(
   function: str,
   argv: Sequence[str] | None = None,
   *,
-  folder: str = "MODEL_DIR",
+  folder: str | None = "MODEL_DIR",
   flags: Mapping[str, str] | None = None,
   distributed: bool = False,
   borrowed: Borrowed | None = None,
@@ -181,7 +181,7 @@ def run(
     module: the command's module by its real name, "hyperjax.train".
     function: the function in it; it gets `dry_run` if it has a parameter of that name.
     argv: arguments; the process's own if None.
-    folder: the macro that names the folder of the run.
+    folder: the macro that names the folder of the run; None: it has none of its own.
     flags: {parameter of the function: what it means}: `--out X` binds the parameter out, and
       `--suggest` binds True where the parameter is a bool.
     distributed: whether several processes may be one run of it; it then has the flags of
@@ -218,7 +218,7 @@ def _explained(error: BaseException, argv: Sequence[str], module: str) -> tuple[
 
 
 def _run(
-  module: str, function: str, argv: list[str], folder: str, flags: Mapping[str, str],
+  module: str, function: str, argv: list[str], folder: str | None, flags: Mapping[str, str],
   distributed: bool, borrowed: Borrowed | None,
 ) -> int:  # fmt: skip
   of_processes = processes.FLAGS if distributed else {}

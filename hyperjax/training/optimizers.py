@@ -79,7 +79,7 @@ class Optimizer(Protocol):
 class AdamW:
   """AdamW (arXiv 1711.05101) with clipping by the global norm.
 
-  Only matrices decay: no scales of norms, no biases.
+  What has one axis, layers apart, does not decay: scales of norms, biases.
   """
 
   schedule: Schedule

@@ -262,7 +262,7 @@ def test_a_definition_that_does_not_fit_is_refused_at_the_start(tmp_path):
   rows = [{**row, "definition": "Count. " * 8} for row in numbered(9)]
   manifest = write_folder(tmp_path, {"plain": numbered(9), "t": rows})
   make = lambda support: EpisodeConfig(num_shots=3, num_queries=2, limit=(support, 64, 16))
-  with pytest.raises(ValueError, match=r"Task 't': its definition has up to \d+ tokens.*for 48"):
+  with pytest.raises(ValueError, match=r"'t': its definition has up to \d+ tokens.* 48 by EPISODE"):
     make(48).stream(manifest, seed=0, batch_size=1)
   make(80).stream(manifest, seed=0, batch_size=1)
 
@@ -275,8 +275,8 @@ def test_what_the_limit_cuts_is_said(tmp_path):
   )
   assert make(512, 64, 64).remark == ""
   assert make(512, 64, 16).remark == (
-    "EPISODE_LIMIT (512, 64, 16) cuts targets of 1 tasks, such as t: a cut target has no end, a "
-    "cut input no beginning."
+    "EPISODE_LIMIT (512, 64, 16) cuts targets of 1 tasks, such as t: targets lose their end, "
+    "inputs their beginning."
   )
   assert "targets of 1 tasks, such as t and inputs of 1 tasks" in make(512, 16, 16).remark
 
