@@ -206,7 +206,7 @@ def check_start(name: str, method: Method, start: runs.Run | None) -> None:
     return
   said = f"the method '{name}' (tune.tune.methods) cannot start from {method.start.run}"
   if not hasattr(method.producer, "spec"):
-    raise ValueError(f"{said}: {type(method.producer).__name__} tunes no phi")
+    raise ValueError(f"{said}: only tuned.TunedConfig can, not {type(method.producer).__name__}")
   support = Support(
     jax.ShapeDtypeStruct((1, 16), jnp.int32), jax.ShapeDtypeStruct((1,), jnp.int32)
   )

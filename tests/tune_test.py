@@ -137,7 +137,7 @@ def test_a_start_whose_phi_alone_was_not_trained_is_refused(setting, monkeypatch
 
 def test_only_a_phi_starts_from_a_run():
   method = dataclasses.replace(STARTED, producer=FullConfig())
-  with pytest.raises(ValueError, match="method 'm' .* cannot start from run: FullConfig tunes no"):
+  with pytest.raises(ValueError, match="'m' .* start from run: only .*TunedConfig can, not Full"):
     tune.check_start("m", method, None)
 
 
