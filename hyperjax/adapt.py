@@ -83,15 +83,9 @@ def read_support(
   examples: Sequence[rows.Row], prompt: PromptFormat, vocabulary: Vocabulary,
   definition: str | None = None,
 ) -> Episode:  # fmt: skip
-  """The support of these examples, token for token as in training.
-
-  Targets that no answer can be are said on stderr.
-  """
+  """The support of these examples, token for token as in training."""
   inputs = prompt.encode_inputs(vocabulary, [row.fields["input"] for row in examples])
   targets = prompt.encode_targets(vocabulary, [row.fields["output"] for row in examples])
-  end = list(prompt.terminator_ids(vocabulary))
-  if remark := prompt.remark({"the examples": sum(ends_early(t, end) for t in targets)}):
-    print(f"note: {remark}", file=sys.stderr)
   head = [vocabulary.bos_id] if vocabulary.adds_bos else []
   if definition:
     head += prompt.encode_definitions(vocabulary, [definition])[0]
@@ -103,6 +97,15 @@ def read_support(
     support_ids=tuple(range(len(examples))),
     bos=vocabulary.adds_bos,
   )
+
+
+def remark(
+  examples: Sequence[rows.Row], prompt: PromptFormat, vocabulary: Vocabulary
+) -> str:
+  """A sentence on outputs that no answer can be; "" where there are none."""
+  end = list(prompt.terminator_ids(vocabulary))
+  targets = prompt.encode_targets(vocabulary, [row.fields["output"] for row in examples])
+  return prompt.remark({"the examples": sum(ends_early(ids, end) for ids in targets)})
 
 
 def adapt(args: argparse.Namespace, command: str) -> str:
@@ -122,6 +125,8 @@ def adapt(args: argparse.Namespace, command: str) -> str:
   mesh = sharding.sharing(args.devices)
   run = _opened(args, mesh)
   runs.check_makes_phi(f"--checkpoint {args.checkpoint}", run.trained, run.inline)
+  if said := remark(examples, run.prompt, run.vocabulary):
+    print(f"note: {said}", file=sys.stderr)
   episode = read_support(examples, run.prompt, run.vocabulary, args.definition)
   layout = layouts.of(run.config.layout, vars(run.vocabulary))
   if args.definition and len(episode.head) + len(layout.end) >= args.max_tokens:
